@@ -1,0 +1,2 @@
+from purejaxppo.config import Config
+from purejaxppo.ppo import init, train, update

@@ -1,0 +1,135 @@
+"""From parameters to a policy, and from a policy to experience."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from purejaxppo.config import Config
+from purejaxppo.distributions import Categorical
+from purejaxppo.environments import interface, make
+from purejaxppo.networks import ActorCritic
+
+
+class Policy(NamedTuple):
+    """What the networks say about an observation."""
+
+    action: Categorical  # [...]
+    value: Array  # [...]
+
+
+class Runner(NamedTuple):
+    """One environment under way."""
+
+    env_state: Any
+    obs: Array
+    episode_return: Array  # [], of the episode under way
+    episode_length: Array  # [], int32
+
+
+class Transition(NamedTuple):
+    """One step of one environment."""
+
+    obs: Array
+    action: Array
+    log_prob: Array
+    value: Array
+    next_value: Array  # of the true successor, before any reset
+    reward: Array
+    terminated: Array
+    done: Array  # terminated or truncated
+    episode_return: Array  # so far, this step included
+    episode_length: Array
+
+
+def environment(config: Config) -> tuple[Any, Any]:
+    """The environment and its parameters."""
+    env = make(config.env)
+    return env, env.default_params if config.env_params is None else config.env_params
+
+
+def network(config: Config) -> ActorCritic:
+    """The networks that fit the environment."""
+    env = make(config.env)
+    return ActorCritic(
+        interface.num_actions(env), config.hidden_sizes, config.activation, interface.num_observations(env)
+    )
+
+
+def policy(config: Config, params: Any, num_rows: int) -> Callable[[Array], Policy]:
+    """`params` as a function from one observation to a `Policy`, to be called on `num_rows` observations.
+
+    Where there are fewer distinct observations than that, the networks are evaluated once on all of them, and the
+    function is a look-up in that table: the same numbers and, through the look-up, the same gradients.
+    """
+    num_observations = interface.num_observations(make(config.env))
+    if num_observations is None or num_observations >= num_rows:
+        return lambda obs: evaluate_networks(config, params, obs)
+    table = policy_table(config, params)
+    return lambda obs: jax.tree.map(lambda leaf: leaf[obs], table)
+
+
+def evaluate_networks(config: Config, params: Any, obs: Array) -> Policy:
+    """The policy at one observation."""
+    env, env_params = environment(config)
+    logits, value = network(config).apply(params, interface.features(env, obs))
+    return Policy(Categorical.from_logits(logits, interface.action_mask(env, obs, env_params)), value)
+
+
+def policy_table(config: Config, params: Any) -> Policy:
+    """The policy at every one of `S` observations, `[S, ...]`."""
+    num_observations = interface.num_observations(make(config.env))
+    assert num_observations is not None
+    return jax.vmap(lambda obs: evaluate_networks(config, params, obs))(jnp.arange(num_observations))
+
+
+def start(config: Config, key: Array) -> Runner:
+    """A fresh environment."""
+    obs, env_state = interface.reset(make(config.env), key, environment(config)[1])
+    return Runner(env_state, obs, jnp.zeros(()), jnp.zeros((), jnp.int32))
+
+
+def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[Runner, Transition]:
+    """`T` steps of `N` environments under the current policy.
+
+    Args:
+        runners: `[N]`.
+        key: one typed key, consumed. The randomness of the whole rollout is drawn at once, which is much cheaper
+            than splitting keys step by step.
+
+    Returns:
+        `(runners, transitions)`, `[N]` and `[T, N]`.
+    """
+    act = policy(config, params, config.batch_size)
+    env, env_params = environment(config)
+
+    def step(runner: Runner, randomness: tuple[Array, Array]) -> tuple[Runner, Transition]:
+        uniform, key = randomness
+        now = act(runner.obs)
+        action = now.action.sample(uniform)
+        step = interface.step(env, key, runner.env_state, action, env_params)
+        transition = Transition(
+            obs=runner.obs,
+            action=action,
+            log_prob=now.action.log_prob(action),
+            value=now.value,
+            next_value=act(step.next_obs).value,
+            reward=step.reward,
+            terminated=step.terminated,
+            done=step.done,
+            episode_return=runner.episode_return + step.reward,
+            episode_length=runner.episode_length + 1,
+        )
+        return Runner(
+            step.state,
+            step.obs,
+            jnp.where(step.done, 0.0, transition.episode_return),
+            jnp.where(step.done, 0, transition.episode_length),
+        ), transition
+
+    key_action, key_env = jax.random.split(key)
+    shape = (config.num_steps, config.num_envs)
+    randomness = jax.random.uniform(key_action, shape), jax.random.split(key_env, shape)
+    return jax.lax.scan(jax.vmap(step), runners, randomness)

@@ -1,0 +1,47 @@
+"""Advantage estimation."""
+
+import jax
+from jax import Array
+
+
+def gae(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    done: Array,
+    *,
+    gamma: float | Array,
+    gae_lambda: float | Array,
+) -> tuple[Array, Array]:
+    """Generalised advantage estimation (Schulman et al., 2016, equation 16) for one environment.
+
+        delta_t = r_t + gamma * (1 - terminated_t) * V(s'_t) - V(s_t)
+        A_t     = delta_t + gamma * lambda * (1 - done_t) * A_{t+1}
+
+    `s'_t` is the successor of `s_t` *before any reset*. Termination cuts the bootstrap, because nothing follows;
+    truncation does not, because the episode would have gone on. Both (`done`) cut the sum over time, because the
+    next row belongs to another episode. Where both are set, `terminated` wins. `jax.vmap` it for more environments.
+
+    Args:
+        reward: `[T]`, `r_t`.
+        value: `[T]`, `V(s_t)`.
+        next_value: `[T]`, `V(s'_t)`.
+        terminated: `[T]`, booleans.
+        done: `[T]`, booleans, terminated or truncated.
+        gamma: discount factor in [0, 1].
+        gae_lambda: in [0, 1]; 0 is the one-step temporal difference, 1 the Monte Carlo return minus the value.
+
+    Returns:
+        `(advantage, target)`, each `[T]`; the target of the value function is `A_t + V(s_t)`.
+    """
+    delta = reward + gamma * (1.0 - terminated) * next_value - value
+    decay = gamma * gae_lambda * (1.0 - done)
+
+    def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, decay = step
+        advantage = delta + decay * advantage
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(backward, jax.numpy.zeros_like(delta[0]), (delta, decay), reverse=True)
+    return advantage, advantage + value

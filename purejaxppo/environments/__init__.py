@@ -1,0 +1,85 @@
+"""Environments: gridworlds of ours, and every gymnax environment with discrete actions."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import gymnax
+import jax
+from gymnax.environments import spaces
+
+from purejaxppo.environments import layout
+from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
+from purejaxppo.environments.interface import Environment, GymnaxEnvironment
+from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
+from purejaxppo.fields import ConfigError, unknown_name
+
+__all__ = [
+    "Environment",
+    "GridWorld",
+    "GridWorldParams",
+    "RandomGridWorld",
+    "RandomGridWorldParams",
+    "check",
+    "make",
+    "resolve",
+]
+
+
+def _register() -> None:
+    """Our environments go into gymnax's own registry, so that there is one list of ids."""
+    factories: dict[str, Any] = {f"GridWorld-{name}": functools.partial(GridWorld, name) for name in layout.names()}
+    factories["RandomGridWorld"] = RandomGridWorld
+    for env_id, factory in factories.items():
+        if env_id not in gymnax.registered_envs:
+            gymnax.register(env_id, factory)
+
+
+_register()
+
+
+def resolve(env: Any) -> Any:
+    """`env` as a registered id or an environment object: the path of a map becomes a `GridWorld`.
+
+    Raises:
+        ConfigError: neither an id, nor the path of a map, nor an environment.
+    """
+    if isinstance(env, Path) or (isinstance(env, str) and env.endswith(".txt")):
+        return GridWorld(env)  # type: ignore[arg-type]
+    if isinstance(env, str) and env not in gymnax.registered_envs:
+        raise unknown_name("env", env, list(gymnax.registered_envs))
+    return env
+
+
+def make(env: Any) -> Any:
+    """The environment of an id, always the same object for the same id; an environment object is returned as it is."""
+    return _make(env) if isinstance(env, str) else env
+
+
+@functools.cache
+def _make(env_id: str) -> Any:
+    # gymnax environments hash by identity: a fresh one for each call would compile each time.
+    return gymnax.make(env_id)[0]
+
+
+def check(env: Any, env_params: Any) -> None:
+    """Refuse an environment that cannot be trained on, and parameters that are not its own.
+
+    Raises:
+        ConfigError: says what is wrong.
+    """
+    try:
+        hash(env)
+        default_params = env.default_params
+        action_space, obs_space = env.action_space(default_params), env.observation_space(default_params)
+    except (TypeError, AttributeError) as error:
+        allowed = "an id, the path of a map (*.txt), or a hashable environment with gymnax's interface"
+        raise ConfigError(f"env={env!r}: must be {allowed} ({error})") from None
+    name = getattr(env, "name", type(env).__name__)
+    if not isinstance(action_space, spaces.Discrete):
+        raise ConfigError(f"env={name!r}: must have discrete actions, but its action space is {action_space}")
+    if not isinstance(obs_space, spaces.Discrete | spaces.Box):
+        raise ConfigError(f"env={name!r}: must have Discrete or Box observations, but they are {obs_space}")
+    if env_params is not None and jax.tree.structure(env_params) != jax.tree.structure(default_params):
+        allowed = f"None, or parameters of {name} ({type(default_params).__name__})"
+        raise ConfigError.of("env_params", env_params, allowed)

@@ -1,0 +1,169 @@
+"""A gridworld with money, dragons and walls, drawn as text."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+from jax import Array
+
+from purejaxppo.environments import layout as maps
+from purejaxppo.environments.interface import Environment
+from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Settings, traced
+
+Number = float | Array
+
+
+class GridWorldParams(Settings):
+    """Traced parameters of a gridworld: `jax.vmap` maps over every one of them.
+
+    Raises:
+        ConfigError: a field is unknown or its value is not allowed. Tracers are not checked.
+    """
+
+    lots_of_money: Number = traced(5.0, "reward for entering a cell M", FINITE)
+    money: Number = traced(4.0, "reward for entering a cell m", FINITE)
+    dragon: Number = traced(-5.0, "reward for entering a cell D", FINITE)
+    step_cost: Number = traced(1.0, "cost of every step", FINITE)
+    slip: Number = traced(0.0, "probability of being blown to one of the two perpendicular moves", UNIT_INTERVAL)
+    max_steps_in_episode: int | Array = traced(100, "steps after which an episode is cut short", COUNT)
+
+
+class GridWorldState(NamedTuple):
+    cell: Array  # [], int32
+    time: Array  # [], int32, steps taken in this episode
+
+
+@dataclass(frozen=True)
+class GridWorld(Environment):
+    """A gymnax environment on a map of text.
+
+    Symbols: `#` wall, `.` floor, `S` start, `M` lots of money, `m` money, `D` dragon. An episode starts uniformly
+    over the cells `S`, or over the floor where there is no `S`. Entering `M`, `m` or `D` pays its reward minus the
+    step cost and terminates; every other step costs the step cost; `max_steps_in_episode` truncates. The actions are
+    up, right, down, left; one that leads into a wall or off the map stays in place.
+
+    The observation is the index of the cell (row by row over all cells that are not walls), `Discrete(S)`.
+
+    Attributes:
+        layout: the name of a shipped map, the path of a file, or the text itself; kept as text, so that equal maps
+            are equal environments and share one compiled program.
+        features_as: what the networks read, "one-hot" or "coordinates" (row and column, each scaled to [-1, 1]).
+        mask_blocked: whether moves that are blocked are masked; otherwise they are offered, and bump.
+
+    Raises:
+        ConfigError: the map cannot be used; the message shows the line and the column.
+    """
+
+    layout: str = "treasure"
+    features_as: str = "one-hot"
+    mask_blocked: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layout, str | Path):
+            raise ConfigError.of("layout", self.layout, "the name of a map, a path, or text")
+        if self.features_as not in ("one-hot", "coordinates"):
+            raise ConfigError.of("features_as", self.features_as, "one of 'one-hot', 'coordinates'")
+        object.__setattr__(self, "layout", maps.read(self.layout))
+        maps.parse(self.layout)
+
+    @property
+    def map(self) -> maps.Layout:
+        """The parsed map."""
+        return maps.parse(self.layout)
+
+    @property
+    def name(self) -> str:
+        return "GridWorld"
+
+    @property
+    def default_params(self) -> GridWorldParams:
+        return GridWorldParams()
+
+    @property
+    def num_actions(self) -> int:
+        return len(maps.ACTIONS)
+
+    def action_space(self, params: GridWorldParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(self.num_actions)
+
+    def observation_space(self, params: GridWorldParams | None = None) -> spaces.Discrete:
+        return spaces.Discrete(len(self.map.symbol))
+
+    def state_space(self, params: GridWorldParams) -> spaces.Dict:
+        time = spaces.Discrete(params.max_steps_in_episode + 1)
+        return spaces.Dict({"cell": self.observation_space(params), "time": time})
+
+    def features(self, obs: Array) -> Array:
+        if self.features_as == "one-hot":
+            return obs
+        extent = np.maximum(np.array(self.map.shape) - 1, 1)
+        return jnp.asarray(2 * self.map.position / extent - 1, jnp.float32)[obs]
+
+    def action_mask(self, obs: Array, params: GridWorldParams) -> Array | None:
+        if not self.mask_blocked:
+            return None
+        # A cell without any way out offers every move: a policy needs something to choose from.
+        shut_in = ~self.map.is_open.any(axis=1, keepdims=True)
+        return jnp.asarray(self.map.is_open | shut_in)[obs]
+
+    def reset_env(self, key: Array, params: GridWorldParams) -> tuple[Array, GridWorldState]:
+        return self._start(jax.random.bits(key))
+
+    def step_env(
+        self, key: Array, state: GridWorldState, action: Any, params: GridWorldParams
+    ) -> tuple[Array, GridWorldState, Array, Array, dict[Any, Any]]:
+        return self._move(jax.random.bits(key), state, action, params)
+
+    @functools.partial(jax.jit, static_argnames=("self",))
+    def step(
+        self, key: Array, state: GridWorldState, action: Any, params: GridWorldParams | None = None
+    ) -> tuple[Array, GridWorldState, Array, Array, Array, dict[Any, Any]]:
+        """gymnax's `step` with one random draw: its high bits decide the slip, its remainder the next start."""
+        params = self.default_params if params is None else params
+        bits = jax.random.bits(key)
+        final_obs, moved, reward, terminated, info = self._move(bits, state, action, params)
+        truncated = self.is_truncated(moved, params)
+        done = terminated | truncated
+        _, started = self._start(bits)
+        state = jax.tree.map(functools.partial(jnp.where, done), started, moved)
+        info = {**info, "terminated": terminated, "truncated": truncated, "final_observation": final_obs}
+        return state.cell, state, reward, terminated, truncated, info
+
+    def observe(self, key: Array, state: GridWorldState, action: Any, params: GridWorldParams) -> Array:
+        return state.cell
+
+    def is_terminated(self, state: GridWorldState, params: GridWorldParams) -> Array:
+        return jnp.asarray(self._is_special)[state.cell]
+
+    @property
+    def _is_special(self) -> np.ndarray:
+        return np.isin(self.map.symbol, [maps.LOTS_OF_MONEY, maps.MONEY, maps.DRAGON])
+
+    def _start(self, bits: Array) -> tuple[Array, GridWorldState]:
+        """A uniformly chosen start from 32 random bits."""
+        starts = jnp.asarray(self.map.starts, jnp.int32)
+        cell = starts[bits % len(starts)]
+        return cell, GridWorldState(cell, jnp.zeros((), jnp.int32))
+
+    def _move(
+        self, bits: Array, state: GridWorldState, action: Any, params: GridWorldParams
+    ) -> tuple[Array, GridWorldState, Array, Array, dict[Any, Any]]:
+        """One move; 32 random bits decide whether the wind takes it."""
+        uniform = (bits >> 8).astype(jnp.float32) * 2.0**-24
+        turn = jnp.where(uniform < params.slip, jnp.where(uniform < params.slip / 2, 3, 1), 0)
+        direction = (jnp.asarray(action, jnp.int32) + turn) % self.num_actions
+        cell = jnp.asarray(self.map.next_cell, jnp.int32)[state.cell, direction]
+        state = GridWorldState(cell, state.time + 1)
+        terminated = self.is_terminated(state, params)
+        return cell, state, self._rewards(params)[cell], terminated, {}
+
+    def _rewards(self, params: GridWorldParams) -> Array:
+        """Reward for entering each cell, `[S]`."""
+        by_symbol = {maps.LOTS_OF_MONEY: params.lots_of_money, maps.MONEY: params.money, maps.DRAGON: params.dragon}
+        prize = sum((self.map.symbol == symbol) * value for symbol, value in by_symbol.items())
+        return jnp.asarray(prize - params.step_cost, jnp.float32)

@@ -1,0 +1,122 @@
+"""Maps as text: `#` wall, `.` floor, `S` start, `M` lots of money, `m` money, `D` dragon."""
+
+import functools
+from collections import deque
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from purejaxppo.fields import ConfigError, unknown_name
+
+WALL, FLOOR, START, LOTS_OF_MONEY, MONEY, DRAGON = SYMBOLS = "#.SMmD"
+GOALS = LOTS_OF_MONEY + MONEY
+ACTIONS = ("up", "right", "down", "left")  # clockwise, so that perpendicular moves are neighbours
+MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
+
+
+class Layout(NamedTuple):
+    """A parsed map of `S` cells that one can stand on, numbered row by row."""
+
+    shape: tuple[int, int]  # rows, columns
+    position: np.ndarray  # [S, 2] row and column of each cell
+    symbol: np.ndarray  # [S] the cell's character
+    next_cell: np.ndarray  # [S, A] where each move leads; blocked moves stay
+    is_open: np.ndarray  # [S, A] whether the move leads to another cell
+    starts: np.ndarray  # [number of starts] cells where an episode begins
+
+
+def names() -> list[str]:
+    """Names of the maps that come with the package."""
+    maps = resources.files("purejaxppo.environments") / "maps"
+    return sorted(entry.name.removesuffix(".txt") for entry in maps.iterdir() if entry.name.endswith(".txt"))
+
+
+def read(layout: str | Path) -> str:
+    """The text of a map given by the name of a shipped one, as a file's path, or as text.
+
+    Raises:
+        ConfigError: there is no such map, or the file cannot be read.
+    """
+    if isinstance(layout, str) and layout in names():
+        return (resources.files("purejaxppo.environments") / "maps" / f"{layout}.txt").read_text().rstrip("\n")
+    if isinstance(layout, str) and ("\n" in layout or not set(layout) - set(SYMBOLS)):
+        return layout.rstrip("\n")
+    path = Path(layout)
+    if not path.exists():
+        raise unknown_name("layout", str(layout), names())
+    try:
+        return path.read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"layout={str(layout)!r}: cannot be read as text ({error})") from None
+
+
+@functools.cache
+def parse(text: str) -> Layout:
+    """Check a map and number its cells.
+
+    Raises:
+        ConfigError: the map is empty, ragged, has an unknown character, no floor, or a start without a way to money;
+            the message shows the line and the column, counted from 1.
+    """
+    grid = _check_grid(text)
+    position = np.argwhere(grid != WALL)
+    symbol = grid[grid != WALL]
+    index = np.full(grid.shape, -1)
+    index[grid != WALL] = np.arange(len(position))
+
+    targets = position[:, None, :] + MOVES[None, :, :]
+    inside = np.all((targets >= 0) & (targets < grid.shape), axis=-1)
+    reached = np.where(inside, index[tuple(np.where(inside[..., None], targets, 0).transpose(2, 0, 1))], -1)
+    is_open = reached >= 0
+    next_cell = np.where(is_open, reached, np.arange(len(position))[:, None])
+
+    starts = np.flatnonzero(symbol == START)
+    if not len(starts):
+        starts = np.flatnonzero(symbol == FLOOR)
+    layout = Layout(grid.shape, position, symbol, next_cell, is_open, starts)
+    _check_ways(layout)
+    return layout
+
+
+def _check_grid(text: str) -> np.ndarray:
+    """The map as an array of characters `[rows, columns]`."""
+    lines = text.split("\n")
+    if not text.strip():
+        raise ConfigError("layout: line 1, column 1: the map is empty")
+    for number, line in enumerate(lines, 1):
+        for column, character in enumerate(line, 1):
+            if character not in SYMBOLS:
+                allowed = " ".join(SYMBOLS)
+                raise _error(number, column, f"unknown character {character!r}; allowed are {allowed}")
+        if len(line) != len(lines[0]):
+            column = min(len(line), len(lines[0])) + 1
+            raise _error(number, column, f"has {len(line)} characters, the first line has {len(lines[0])}")
+    grid = np.array([list(line) for line in lines])
+    if not np.any((grid == FLOOR) | (grid == START)):
+        raise _error(1, 1, f"the map has no floor ({FLOOR} or {START}) to stand on")
+    return grid
+
+
+def _check_ways(layout: Layout) -> None:
+    """Every start must have a way to money; special cells end the episode, so ways lead over floor alone."""
+    previous: list[list[int]] = [[] for _ in layout.symbol]
+    for cell in np.flatnonzero((layout.symbol == FLOOR) | (layout.symbol == START)):
+        for neighbour in layout.next_cell[cell]:
+            previous[neighbour].append(int(cell))
+    reaches = np.isin(layout.symbol, list(GOALS))
+    queue = deque(np.flatnonzero(reaches))
+    while queue:
+        for cell in previous[queue.popleft()]:
+            if not reaches[cell]:
+                reaches[cell] = True
+                queue.append(cell)
+    for cell in layout.starts:
+        if not reaches[cell]:
+            row, column = layout.position[cell] + 1
+            raise _error(row, column, f"an episode may start here, but no way leads to money ({' or '.join(GOALS)})")
+
+
+def _error(line: int, column: int, problem: str) -> ConfigError:
+    return ConfigError(f"layout: line {line}, column {column}: {problem}")

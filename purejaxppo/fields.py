@@ -1,0 +1,148 @@
+"""Declared settings: frozen dataclasses whose fields say whether they are static or traced, and what they allow.
+
+A *static* field shapes the program (a size, a switch): a new value compiles anew. A *traced* field is data (a
+learning rate): a new value reuses the program, and `jax.vmap` can map over it.
+"""
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self, dataclass_transform
+
+import jax
+import numpy as np
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names the field, the value and what is allowed."""
+
+    @classmethod
+    def of(cls, field: str, value: Any, allowed: str) -> Self:
+        return cls(f"{field}={value!r}: must be {allowed}")
+
+
+class Allowed(NamedTuple):
+    """What a field accepts: in words, and as a test of concrete values (elementwise for arrays)."""
+
+    text: str
+    holds: Callable[[Any], Any]
+    integer: bool = False
+
+
+POSITIVE = Allowed("a finite number > 0", lambda x: x > 0)
+NON_NEGATIVE = Allowed("a finite number >= 0", lambda x: x >= 0)
+UNIT_INTERVAL = Allowed("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
+FINITE = Allowed("a finite number", lambda x: x == x)
+COUNT = Allowed("an integer >= 1", lambda x: x >= 1, integer=True)
+SWITCH = Allowed("True or False", lambda x: isinstance(x, bool | np.bool_))
+
+
+def one_of(*choices: str) -> Allowed:
+    return Allowed("one of " + ", ".join(map(repr, choices)), lambda x: isinstance(x, str) and x in choices)
+
+
+def static(default: Any, help: str, allowed: Allowed | None = None) -> Any:
+    """A field that shapes the program; it must be hashable."""
+    return dataclasses.field(default=default, metadata={"static": True, "help": help, "allowed": allowed})
+
+
+def traced(default: Any, help: str, allowed: Allowed | None = None) -> Any:
+    """A field that is data: a number, or an array or tracer of numbers."""
+    return dataclasses.field(default=default, metadata={"static": False, "help": help, "allowed": allowed})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, traced))
+class Settings:
+    """Base of frozen, keyword-only, validated dataclasses that are pytrees of their traced fields.
+
+    Construction validates what is concrete and lets tracers pass. Rebuilding from leaves, as JAX's transformations
+    do, bypasses validation: the leaves may then be anything (`vmap` axes, shapes, sentinels).
+    """
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        _register(cls)
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        if args:
+            raise ConfigError(f"{cls.__name__} takes keyword arguments only, got {args[0]!r}")
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in values:
+            if name not in names:
+                raise unknown_name(f"{cls.__name__} field", name, names)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.metadata["allowed"] is not None:
+                check = _check_static if field.metadata["static"] else _check_traced
+                value = check(field.name, getattr(self, field.name), field.metadata["allowed"])
+                object.__setattr__(self, field.name, value)
+
+    def replace(self, **values: Any) -> Self:
+        """A copy with some fields changed, validated like a new one."""
+        current = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return type(self)(**(current | values))
+
+
+def unknown_name(kind: str, name: Any, names: list[str]) -> ConfigError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    return ConfigError(f"unknown {kind} {name!r}; {hint}")
+
+
+def _check_static(name: str, value: Any, allowed: Allowed) -> Any:
+    if isinstance(value, jax.core.Tracer):
+        raise ConfigError(f"{name}: is static and cannot be traced or mapped over; pass a Python value")
+    if allowed.integer:
+        value = _as_integer(name, value, allowed)
+    if not allowed.holds(value):
+        raise ConfigError.of(name, value, allowed.text)
+    return value
+
+
+def _check_traced(name: str, value: Any, allowed: Allowed) -> Any:
+    if isinstance(value, jax.core.Tracer):
+        return value
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    if isinstance(value, bool) or not (is_array or isinstance(value, numbers.Real)):
+        raise ConfigError.of(name, value, f"{allowed.text}, or an array of such")
+    concrete = np.asarray(value)
+    if concrete.dtype.kind not in "iuf" or not np.all(np.isfinite(concrete) & allowed.holds(concrete)):
+        raise ConfigError.of(name, value, allowed.text)
+    if concrete.ndim:
+        return value
+    # Python scalars of one type, whatever was given: equal programs for 1, np.float64(1) and jnp.float32(1).
+    return _as_integer(name, value, allowed) if allowed.integer else float(value)
+
+
+def _as_integer(name: str, value: Any, allowed: Allowed) -> int:
+    is_number = isinstance(value, numbers.Real) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0)
+    if isinstance(value, bool) or not is_number or not math.isfinite(value) or int(value) != value:
+        raise ConfigError.of(name, value, allowed.text)
+    return int(value)
+
+
+def _register(cls: type) -> None:
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [field.name for field in fields if not field.metadata["static"]]
+    static_names = [field.name for field in fields if field.metadata["static"]]
+    keys = [jax.tree_util.GetAttrKey(name) for name in names]
+
+    def flatten(settings: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(settings, name) for name in names], tuple(getattr(settings, name) for name in static_names)
+
+    def flatten_with_keys(settings: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        leaves, aux = flatten(settings)
+        return list(zip(keys, leaves, strict=True)), aux
+
+    def unflatten(aux: tuple[Any, ...], leaves: Any) -> Any:
+        settings = object.__new__(cls)
+        for name, value in [*zip(static_names, aux, strict=True), *zip(names, leaves, strict=True)]:
+            object.__setattr__(settings, name, value)
+        return settings
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)

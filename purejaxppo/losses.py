@@ -1,0 +1,83 @@
+"""The clipped surrogate loss of PPO and its diagnostics."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+
+class Batch(NamedTuple):
+    """Samples to learn from, as the policy that collected them saw them."""
+
+    obs: Any  # [B, ...]
+    action: Array  # [B]
+    log_prob: Array  # [B], log pi_old(a|s)
+    value: Array  # [B], V_old(s)
+    advantage: Array  # [B]
+    target: Array  # [B], what V(s) is fitted to
+
+
+def ppo_loss(
+    log_prob: Array,
+    entropy: Array,
+    value: Array,
+    batch: Batch,
+    *,
+    clip_eps: float | Array,
+    vf_coef: float | Array,
+    ent_coef: float | Array,
+    clip_value: bool = False,
+) -> tuple[Array, dict[str, Array]]:
+    """The loss to *minimise*: the negative of the objective of Schulman et al. (2017), equation 9.
+
+        ratio = exp(log_prob - log_prob_old)
+        L = -mean(min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A)) + vf_coef * L_value - ent_coef * mean(entropy)
+        L_value = mean((V - target)^2) / 2
+
+    With `clip_value`, `L_value` takes per sample the larger of the squared errors of `V` and of `V_old` moved
+    towards `V` by at most `clip_eps`.
+
+    Args:
+        log_prob: `[B]`, log-probability of `batch.action` under the policy that learns.
+        entropy: `[B]`, entropy of that policy in nats.
+        value: `[B]`, value estimates of the network that learns.
+        batch: `[B]`, what was collected; advantages are used as they are.
+
+    Returns:
+        `(loss, metrics)`: scalars, with metrics `policy_loss`, `value_loss`, `entropy`, `approx_kl` (the estimator
+        `mean(ratio - 1 - log ratio)`, Schulman, 2020) and `clip_fraction` (share of ratios outside the clip range).
+    """
+    log_ratio = log_prob - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    policy_loss = -jnp.mean(jnp.minimum(ratio * batch.advantage, clipped * batch.advantage))
+
+    squared_error = (value - batch.target) ** 2
+    if clip_value:
+        near = batch.value + jnp.clip(value - batch.value, -clip_eps, clip_eps)
+        squared_error = jnp.maximum(squared_error, (near - batch.target) ** 2)
+    value_loss = 0.5 * jnp.mean(squared_error)
+
+    mean_entropy = jnp.mean(entropy)
+    loss = policy_loss + vf_coef * value_loss - ent_coef * mean_entropy
+    return loss, {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": mean_entropy,
+        "approx_kl": jnp.mean(ratio - 1.0 - log_ratio),
+        "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > clip_eps, dtype=ratio.dtype),
+    }
+
+
+def standardize(x: Array) -> Array:
+    """`x` shifted and scaled to mean 0 and standard deviation 1."""
+    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+
+
+def explained_variance(value: Array, target: Array) -> Array:
+    """Share of the variance of `target` that `value` explains, `1 - Var(target - value) / Var(target)`, a scalar.
+
+    1 is a perfect fit, 0 no better than a constant; NaN where the target does not vary.
+    """
+    variance = jnp.var(target)
+    return jnp.where(variance > 0, 1.0 - jnp.var(target - value) / variance, jnp.nan)

@@ -1,0 +1,168 @@
+"""Proximal Policy Optimization (Schulman et al., 2017), Algorithm 1: train, init, update, learn."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from purejaxppo.acting import Runner, Transition, environment, network, policy, rollout, start
+from purejaxppo.advantages import gae
+from purejaxppo.config import Config
+from purejaxppo.environments import interface
+from purejaxppo.fields import ConfigError
+from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
+from purejaxppo.shuffling import random_permutation
+
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """A training run between two updates: arrays only."""
+
+    params: Any
+    opt_state: Any
+    runners: Runner  # [N]
+    key: Array
+    num_updates: Array  # [], int32, updates done
+
+
+@jax.jit
+def train(config: Config, key: Array) -> tuple[TrainState, Metrics]:
+    """Train one agent, from initialisation to the last update, in one compiled program.
+
+    `jax.vmap` maps it over keys (seeds) and over any traced field of `config`.
+
+    Args:
+        config: the run's configuration.
+        key: one typed key (`jax.random.key(seed)`), consumed.
+
+    Returns:
+        `(state, metrics)`. Each metric is `[num_updates]`:
+
+        - `episode_return`, `episode_length`: means over the `num_episodes` episodes that ended in that update; NaN
+          if none did.
+        - `policy_loss`, `value_loss`, `entropy`, `approx_kl`, `clip_fraction`, `grad_norm` (before clipping): means
+          over the update's gradient steps, see `ppo_loss`.
+        - `explained_variance`: of the targets by the values, over the batch, before learning.
+        - `num_skipped`: gradient steps left out because the gradient was not finite.
+
+    Raises:
+        ConfigError: the key is not a single typed key.
+    """
+    return jax.lax.scan(lambda state, _: update(config, state), init(config, key), length=config.num_updates)
+
+
+@jax.jit
+def init(config: Config, key: Array) -> TrainState:
+    """The state before the first update: fresh networks, optimiser and environments.
+
+    Raises:
+        ConfigError: the key is not a single typed key.
+    """
+    _check_key(key)
+    key_params, key_runners, key = jax.random.split(key, 3)
+    runners = jax.vmap(partial(start, config))(jax.random.split(key_runners, config.num_envs))
+    obs = jax.tree.map(lambda leaf: leaf[0], runners.obs)
+    params = network(config).init(key_params, interface.features(environment(config)[0], obs))
+    return TrainState(params, _optimizer(config, 0).init(params), runners, key, jnp.zeros((), jnp.int32))
+
+
+@jax.jit
+def update(config: Config, state: TrainState) -> tuple[TrainState, Metrics]:
+    """One iteration of Algorithm 1: act for `T` steps in `N` environments, then learn from them.
+
+    Returns:
+        `(state, metrics)`, the metrics of `train` as scalars.
+    """
+    key_rollout, key_learn, key = jax.random.split(state.key, 3)
+    runners, transitions = rollout(config, state.params, state.runners, key_rollout)
+    batch = _to_batch(config, transitions)
+    params, opt_state, metrics = _learn(config, state, batch, key_learn)
+    metrics |= _episode_metrics(transitions)
+    metrics["explained_variance"] = explained_variance(batch.value, batch.target)
+    return TrainState(params, opt_state, runners, key, state.num_updates + 1), metrics
+
+
+def _to_batch(config: Config, transitions: Transition) -> Batch:
+    """Transitions `[T, N]` with their advantages as one batch `[T * N]`."""
+    estimate = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
+    t = transitions
+    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(
+        t.reward, t.value, t.next_value, t.terminated, t.done
+    )
+    batch = Batch(t.obs, t.action, t.log_prob, t.value, advantage, target)
+    return jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), batch)
+
+
+def _learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple[Any, Any, Metrics]:
+    """Some epochs of minibatch gradient steps on one batch."""
+    optimizer = _optimizer(config, state.num_updates)
+
+    def epoch(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], Metrics]:
+        permutation = random_permutation(key, config.num_steps, config.num_envs)
+        return jax.lax.scan(gradient_step, carry, permutation.reshape(config.num_minibatches, -1))
+
+    def gradient_step(carry: tuple[Any, Any], indices: Array) -> tuple[tuple[Any, Any], Metrics]:
+        params, opt_state = carry
+        minibatch = jax.tree.map(lambda leaf: leaf[indices], batch)
+        gradient, metrics = jax.grad(partial(_loss, config), has_aux=True)(params, minibatch)
+        metrics["grad_norm"] = optax.global_norm(gradient)
+        changes, new_opt_state = optimizer.update(gradient, opt_state)
+        # A step that is not finite is left out, and counted: it must not destroy what was learned.
+        finite = jnp.isfinite(metrics["grad_norm"])
+        metrics["num_skipped"] = 1.0 - finite
+        new = optax.apply_updates(params, changes), new_opt_state
+        return jax.tree.map(partial(jnp.where, finite), new, carry), metrics
+
+    keys = jax.random.split(key, config.num_epochs)
+    (params, opt_state), metrics = jax.lax.scan(epoch, (state.params, state.opt_state), keys)
+    num_skipped = metrics.pop("num_skipped").sum()
+    return params, opt_state, {name: jnp.mean(values) for name, values in metrics.items()} | {"num_skipped": num_skipped}
+
+
+def _loss(config: Config, params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
+    """The PPO loss of the networks on a minibatch."""
+    now = jax.vmap(policy(config, params, config.minibatch_size))(minibatch.obs)
+    if config.normalize_advantage:
+        minibatch = minibatch._replace(advantage=standardize(minibatch.advantage))
+    return ppo_loss(
+        now.action.log_prob(minibatch.action),
+        now.action.entropy,
+        now.value,
+        minibatch,
+        clip_eps=config.clip_eps,
+        vf_coef=config.vf_coef,
+        ent_coef=config.ent_coef,
+        clip_value=config.clip_value,
+    )
+
+
+def _optimizer(config: Config, num_updates: Any) -> optax.GradientTransformation:
+    """Adam behind a clip of the global norm, at the learning rate of the update at hand."""
+    remaining = jnp.maximum(1.0 - num_updates / config.num_updates, 0.0) if config.anneal_lr else 1.0
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr * remaining, eps=1e-5)
+    )
+
+
+def _episode_metrics(transitions: Transition) -> Metrics:
+    """Means over the episodes that ended."""
+    num_episodes = jnp.sum(transitions.done, dtype=jnp.float32)
+    def mean(x: Array) -> Array:
+        return jnp.sum(jnp.where(transitions.done, x, 0)) / num_episodes
+
+    return {
+        "episode_return": mean(transitions.episode_return),
+        "episode_length": mean(transitions.episode_length),
+        "num_episodes": num_episodes,
+    }
+
+
+def _check_key(key: Any) -> None:
+    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it")
+    if key.shape != ():
+        raise ConfigError(f"key: must be a single key, not an array of shape {key.shape}; use jax.vmap for many")
