@@ -1,2 +1,35 @@
+"""Proximal Policy Optimization in JAX: environment, rollout, advantages and update in one compiled program."""
+
+from purejaxppo.advantages import gae
 from purejaxppo.config import Config
-from purejaxppo.ppo import init, train, update
+from purejaxppo.costs import describe
+from purejaxppo.distributions import Categorical
+from purejaxppo.environments import Environment, GridWorld, GridWorldParams, RandomGridWorld, RandomGridWorldParams
+from purejaxppo.evaluation import act, evaluate
+from purejaxppo.fields import ConfigError
+from purejaxppo.losses import Batch, explained_variance, ppo_loss
+from purejaxppo.ppo import TrainState, init, train, update
+from purejaxppo.shuffling import random_permutation
+
+__all__ = [
+    "Batch",
+    "Categorical",
+    "Config",
+    "ConfigError",
+    "Environment",
+    "GridWorld",
+    "GridWorldParams",
+    "RandomGridWorld",
+    "RandomGridWorldParams",
+    "TrainState",
+    "act",
+    "describe",
+    "evaluate",
+    "explained_variance",
+    "gae",
+    "init",
+    "ppo_loss",
+    "random_permutation",
+    "train",
+    "update",
+]

@@ -1,6 +1,7 @@
 """From parameters to a policy, and from a policy to experience."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -64,11 +65,22 @@ def policy(config: Config, params: Any, num_rows: int) -> Callable[[Array], Poli
     Where there are fewer distinct observations than that, the networks are evaluated once on all of them, and the
     function is a look-up in that table: the same numbers and, through the look-up, the same gradients.
     """
-    num_observations = interface.num_observations(make(config.env))
-    if num_observations is None or num_observations >= num_rows:
+    if not uses_table(config, num_rows):
         return lambda obs: evaluate_networks(config, params, obs)
     table = policy_table(config, params)
     return lambda obs: jax.tree.map(lambda leaf: leaf[obs], table)
+
+
+def uses_table(config: Config, num_rows: int) -> bool:
+    """Whether a table of all observations is smaller than `num_rows` evaluations."""
+    num_observations = interface.num_observations(make(config.env))
+    return num_observations is not None and num_observations < num_rows
+
+
+def policy_table(config: Config, params: Any) -> Policy:
+    """The policy at every one of `S` observations, `[S, ...]`."""
+    num_observations = interface.num_observations(make(config.env))
+    return jax.vmap(partial(evaluate_networks, config, params))(jnp.arange(num_observations))
 
 
 def evaluate_networks(config: Config, params: Any, obs: Array) -> Policy:
@@ -76,13 +88,6 @@ def evaluate_networks(config: Config, params: Any, obs: Array) -> Policy:
     env, env_params = environment(config)
     logits, value = network(config).apply(params, interface.features(env, obs))
     return Policy(Categorical.from_logits(logits, interface.action_mask(env, obs, env_params)), value)
-
-
-def policy_table(config: Config, params: Any) -> Policy:
-    """The policy at every one of `S` observations, `[S, ...]`."""
-    num_observations = interface.num_observations(make(config.env))
-    assert num_observations is not None
-    return jax.vmap(lambda obs: evaluate_networks(config, params, obs))(jnp.arange(num_observations))
 
 
 def start(config: Config, key: Array) -> Runner:

@@ -32,12 +32,13 @@ class Categorical(NamedTuple):
         """
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-        log_probs = jax.nn.log_softmax(logits)
-        probs = jnp.exp(log_probs)
-        cumulative = jnp.cumsum(probs, axis=-1)
+        logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        weights = jnp.exp(logits)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        log_probs, probs = logits - jnp.log(total), weights / total
+        cumulative = jax.lax.stop_gradient(jnp.cumsum(probs, axis=-1))
         # x / x is exactly 1, so that no u < 1 falls behind the last action that has a probability.
-        cumulative = cumulative / cumulative[..., -1:]
-        return cls(log_probs, jax.lax.stop_gradient(cumulative), -jnp.sum(probs * log_probs, axis=-1))
+        return cls(log_probs, cumulative / cumulative[..., -1:], -jnp.sum(probs * log_probs, axis=-1))
 
     def sample(self, uniform: Array) -> Array:
         """The action at `uniform` in [0, 1) of the inverse cumulative distribution: `min {a : u < P(A <= a)}`.

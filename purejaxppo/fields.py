@@ -87,6 +87,18 @@ class Settings:
         return type(self)(**(current | values))
 
 
+def check_key(key: Any) -> None:
+    """Refuse what is not one typed key.
+
+    Raises:
+        ConfigError: a legacy key of raw integers, an array of keys, or no key at all.
+    """
+    if not (isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it")
+    if key.shape != ():
+        raise ConfigError(f"key: must be a single key, not an array of shape {key.shape}; jax.vmap maps over many")
+
+
 def unknown_name(kind: str, name: Any, names: list[str]) -> ConfigError:
     """The error for a name that does not exist, with the nearest one that does."""
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)

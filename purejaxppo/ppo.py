@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from purejaxppo.acting import Runner, Transition, environment, network, policy, rollout, start
+from purejaxppo.acting import Runner, Transition, environment, network, policy, rollout, start, uses_table
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config
 from purejaxppo.environments import interface
-from purejaxppo.fields import ConfigError
+from purejaxppo.fields import check_key
 from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
 from purejaxppo.shuffling import random_permutation
 
 Metrics = dict[str, Array]
+
+CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's cache holds; 2^17 to 2^19 are as fast
 
 
 class TrainState(NamedTuple):
@@ -62,7 +64,7 @@ def init(config: Config, key: Array) -> TrainState:
     Raises:
         ConfigError: the key is not a single typed key.
     """
-    _check_key(key)
+    check_key(key)
     key_params, key_runners, key = jax.random.split(key, 3)
     runners = jax.vmap(partial(start, config))(jax.random.split(key_runners, config.num_envs))
     obs = jax.tree.map(lambda leaf: leaf[0], runners.obs)
@@ -107,8 +109,7 @@ def _learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple
 
     def gradient_step(carry: tuple[Any, Any], indices: Array) -> tuple[tuple[Any, Any], Metrics]:
         params, opt_state = carry
-        minibatch = jax.tree.map(lambda leaf: leaf[indices], batch)
-        gradient, metrics = jax.grad(partial(_loss, config), has_aux=True)(params, minibatch)
+        gradient, metrics = _gradient(config, params, _minibatch(config, batch, indices))
         metrics["grad_norm"] = optax.global_norm(gradient)
         changes, new_opt_state = optimizer.update(gradient, opt_state)
         # A step that is not finite is left out, and counted: it must not destroy what was learned.
@@ -120,14 +121,53 @@ def _learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple
     keys = jax.random.split(key, config.num_epochs)
     (params, opt_state), metrics = jax.lax.scan(epoch, (state.params, state.opt_state), keys)
     num_skipped = metrics.pop("num_skipped").sum()
-    return params, opt_state, {name: jnp.mean(values) for name, values in metrics.items()} | {"num_skipped": num_skipped}
+    return params, opt_state, jax.tree.map(jnp.mean, metrics) | {"num_skipped": num_skipped}
+
+
+def _minibatch(config: Config, batch: Batch, indices: Array) -> Batch:
+    """The samples at `indices`, their advantages standardised if so configured."""
+    minibatch = jax.tree.map(lambda leaf: leaf[indices], batch)
+    if config.normalize_advantage:
+        minibatch = minibatch._replace(advantage=standardize(minibatch.advantage))
+    return minibatch
+
+
+def _gradient(config: Config, params: Any, minibatch: Batch) -> tuple[Any, Metrics]:
+    """The gradient of the loss on a minibatch, and the loss's metrics.
+
+    The loss is a mean over samples, so its gradient is the mean of the gradients of equal chunks.
+    """
+    gradient = jax.grad(partial(_loss, config), has_aux=True)
+    num_chunks = _num_chunks(config, params)
+    if num_chunks == 1:
+        return gradient(params, minibatch)
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(num_chunks, -1, *leaf.shape[1:]), minibatch)
+
+    def add(total: Any, chunk: Batch) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(params, chunk)), None
+
+    shapes = jax.eval_shape(gradient, params, minibatch)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, chunks)
+    return jax.tree.map(lambda leaf: leaf / num_chunks, total)
+
+
+def _num_chunks(config: Config, params: Any) -> int:
+    """Into how many chunks a gradient is split, so that the activations of one stay in a CPU's caches.
+
+    Those of a large minibatch would travel to memory and back at every layer, which takes longer than the arithmetic.
+    """
+    if jax.default_backend() != "cpu" or uses_table(config, config.minibatch_size):
+        return 1
+    widest = max(max(leaf.shape) for leaf in jax.tree.leaves(params))
+    fewest = config.minibatch_size * widest / CACHED_ACTIVATIONS
+    divisors = (n for n in range(1, config.minibatch_size + 1) if config.minibatch_size % n == 0)
+    return next(n for n in divisors if n >= fewest or n == config.minibatch_size)
 
 
 def _loss(config: Config, params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
     """The PPO loss of the networks on a minibatch."""
     now = jax.vmap(policy(config, params, config.minibatch_size))(minibatch.obs)
-    if config.normalize_advantage:
-        minibatch = minibatch._replace(advantage=standardize(minibatch.advantage))
     return ppo_loss(
         now.action.log_prob(minibatch.action),
         now.action.entropy,
@@ -160,9 +200,3 @@ def _episode_metrics(transitions: Transition) -> Metrics:
         "num_episodes": num_episodes,
     }
 
-
-def _check_key(key: Any) -> None:
-    if not (isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it")
-    if key.shape != ():
-        raise ConfigError(f"key: must be a single key, not an array of shape {key.shape}; use jax.vmap for many")

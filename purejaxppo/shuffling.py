@@ -12,7 +12,7 @@ def random_permutation(key: Array, rows: int, columns: int) -> Array:
 
     The numbers fill a grid. A round turns every row by its own random amount, then every column by its own. Each
     is a bijection, and after a few rounds a number is anywhere with equal probability, as is any pair of numbers,
-    up to a bias that `_num_rounds` bounds. A grid of a single row or column has nothing to turn against: it is sorted.
+    up to a bias that `_num_rounds` bounds. A grid of one row or one column has nothing to turn against: it is sorted.
 
     Args:
         key: one typed key, consumed.
@@ -23,13 +23,13 @@ def random_permutation(key: Array, rows: int, columns: int) -> Array:
     """
     if min(rows, columns) == 1:
         return jax.random.permutation(key, rows * columns)
-    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
-    column = jnp.arange(columns, dtype=jnp.int32)[None, :]
-    for round_key in jax.random.split(key, _num_rounds(rows, columns)):
-        key_rows, key_columns = jax.random.split(round_key)
-        column = (column + jax.random.randint(key_rows, (rows,), 0, columns)[row]) % columns
-        row = (row + jax.random.randint(key_columns, (columns,), 0, rows)[column]) % rows
-    return (row * columns + column).reshape(-1)
+    row = jnp.arange(rows, dtype=jnp.uint32)[:, None]
+    column = jnp.arange(columns, dtype=jnp.uint32)[None, :]
+    seeds = jax.random.bits(key, (_num_rounds(rows, columns), 2))
+    for row_seed, column_seed in seeds:
+        column = (column + _hash(row ^ row_seed) % columns) % columns
+        row = (row + _hash(column ^ column_seed) % rows) % rows
+    return (row * columns + column).astype(jnp.int32).reshape(-1)
 
 
 def _num_rounds(rows: int, columns: int) -> int:
@@ -39,3 +39,10 @@ def _num_rounds(rows: int, columns: int) -> int:
     1 / min(rows, columns); by chance a given place beside one is held by the other with 1 / (rows * columns).
     """
     return max(4, math.ceil(math.log(100 * rows * columns) / math.log(min(rows, columns))))
+
+
+def _hash(x: Array) -> Array:
+    """The 32-bit integer hash `lowbias32` (Wellons, 2018), a bijection in which every input bit reaches every output."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
