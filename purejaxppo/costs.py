@@ -29,9 +29,13 @@ def describe(config: Config) -> str:
     ]
     left = config.total_timesteps - config.num_updates * config.batch_size
     if left:
-        lines.append(f"not trained        the last {left:,} of total_timesteps={config.total_timesteps:,} fill no batch")
+        lines.append(
+            f"not trained        the last {left:,} of total_timesteps={config.total_timesteps:,} fill no batch"
+        )
     if uses_table(config, config.minibatch_size):
-        lines.append(f"policy table       {interface.num_observations(env):,} observations, evaluated once per gradient")
+        lines.append(
+            f"policy table       {interface.num_observations(env):,} observations, evaluated once per gradient"
+        )
     if not interface.tells_truncation(env, env_params):
         lines.append("time limits        taken as terminations: the environment's step gives five values, not six")
     return "\n".join(lines)

@@ -92,9 +92,7 @@ def _to_batch(config: Config, transitions: Transition) -> Batch:
     """Transitions `[T, N]` with their advantages as one batch `[T * N]`."""
     estimate = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     t = transitions
-    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(
-        t.reward, t.value, t.next_value, t.terminated, t.done
-    )
+    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(t.reward, t.value, t.next_value, t.terminated, t.done)
     batch = Batch(t.obs, t.action, t.log_prob, t.value, advantage, target)
     return jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), batch)
 
@@ -183,14 +181,13 @@ def _loss(config: Config, params: Any, minibatch: Batch) -> tuple[Array, Metrics
 def _optimizer(config: Config, num_updates: Any) -> optax.GradientTransformation:
     """Adam behind a clip of the global norm, at the learning rate of the update at hand."""
     remaining = jnp.maximum(1.0 - num_updates / config.num_updates, 0.0) if config.anneal_lr else 1.0
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr * remaining, eps=1e-5)
-    )
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr * remaining, eps=1e-5))
 
 
 def _episode_metrics(transitions: Transition) -> Metrics:
     """Means over the episodes that ended."""
     num_episodes = jnp.sum(transitions.done, dtype=jnp.float32)
+
     def mean(x: Array) -> Array:
         return jnp.sum(jnp.where(transitions.done, x, 0)) / num_episodes
 
@@ -199,4 +196,3 @@ def _episode_metrics(transitions: Transition) -> Metrics:
         "episode_length": mean(transitions.episode_length),
         "num_episodes": num_episodes,
     }
-
