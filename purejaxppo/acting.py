@@ -86,7 +86,8 @@ def policy_table(config: Config, params: Any) -> Policy:
 def evaluate_networks(config: Config, params: Any, obs: Array) -> Policy:
     """The policy at one observation."""
     env, env_params = environment(config)
-    logits, value = network(config).apply(params, interface.features(env, obs))
+    outputs: Any = network(config).apply(params, interface.features(env, obs))
+    logits, value = outputs
     return Policy(Categorical.from_logits(logits, interface.action_mask(env, obs, env_params)), value)
 
 

@@ -40,6 +40,7 @@ SWITCH = Allowed("True or False", lambda x: isinstance(x, bool | np.bool_))
 
 
 def one_of(*choices: str) -> Allowed:
+    """Accepts one of the given words."""
     return Allowed("one of " + ", ".join(map(repr, choices)), lambda x: isinstance(x, str) and x in choices)
 
 
@@ -53,7 +54,7 @@ def traced(default: Any, help: str, allowed: Allowed | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"static": False, "help": help, "allowed": allowed})
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(static, traced))
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 class Settings:
     """Base of frozen, keyword-only, validated dataclasses that are pytrees of their traced fields.
 
@@ -83,7 +84,7 @@ class Settings:
 
     def replace(self, **values: Any) -> Self:
         """A copy with some fields changed, validated like a new one."""
-        current = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        current = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return type(self)(**(current | values))
 
 
@@ -152,7 +153,7 @@ def _register(cls: type) -> None:
         return list(zip(keys, leaves, strict=True)), aux
 
     def unflatten(aux: tuple[Any, ...], leaves: Any) -> Any:
-        settings = object.__new__(cls)
+        settings: Any = object.__new__(cls)
         for name, value in [*zip(static_names, aux, strict=True), *zip(names, leaves, strict=True)]:
             object.__setattr__(settings, name, value)
         return settings

@@ -42,7 +42,7 @@ def _num_rounds(rows: int, columns: int) -> int:
 
 
 def _hash(x: Array) -> Array:
-    """The 32-bit integer hash `lowbias32` (Wellons, 2018), a bijection in which every input bit reaches every output."""
+    """The 32-bit integer hash `lowbias32` (Wellons, 2018): every bit of the input reaches every bit of the output."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -10,7 +10,7 @@ from gymnax.environments import spaces
 
 from purejaxppo.environments import layout
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
-from purejaxppo.environments.interface import Environment, GymnaxEnvironment
+from purejaxppo.environments.interface import Environment
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
 from purejaxppo.fields import ConfigError, unknown_name
 
@@ -45,7 +45,7 @@ def resolve(env: Any) -> Any:
         ConfigError: neither an id, nor the path of a map, nor an environment.
     """
     if isinstance(env, Path) or (isinstance(env, str) and env.endswith(".txt")):
-        return GridWorld(env)  # type: ignore[arg-type]
+        return GridWorld(env)
     if isinstance(env, str) and env not in gymnax.registered_envs:
         raise unknown_name("env", env, list(gymnax.registered_envs))
     return env
@@ -80,6 +80,7 @@ def check(env: Any, env_params: Any) -> None:
         raise ConfigError(f"env={name!r}: must have discrete actions, but its action space is {action_space}")
     if not isinstance(obs_space, spaces.Discrete | spaces.Box):
         raise ConfigError(f"env={name!r}: must have Discrete or Box observations, but they are {obs_space}")
-    if env_params is not None and jax.tree.structure(env_params) != jax.tree.structure(default_params):
+    expected: Any = jax.tree.structure(default_params)
+    if env_params is not None and jax.tree.structure(env_params) != expected:
         allowed = f"None, or parameters of {name} ({type(default_params).__name__})"
         raise ConfigError.of("env_params", env_params, allowed)

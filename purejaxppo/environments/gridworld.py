@@ -34,6 +34,8 @@ class GridWorldParams(Settings):
 
 
 class GridWorldState(NamedTuple):
+    """Where the agent is, and for how long it has been under way."""
+
     cell: Array  # [], int32
     time: Array  # [], int32, steps taken in this episode
 
@@ -123,7 +125,7 @@ class GridWorld(Environment):
     def step(
         self, key: Array, state: GridWorldState, action: Any, params: GridWorldParams | None = None
     ) -> tuple[Array, GridWorldState, Array, Array, Array, dict[Any, Any]]:
-        """gymnax's `step` with one random draw: its high bits decide the slip, its remainder the next start."""
+        """As gymnax's `step`, with one random draw: its high bits decide the slip, its remainder the next start."""
         params = self.default_params if params is None else params
         bits = jax.random.bits(key)
         final_obs, moved, reward, terminated, info = self._move(bits, state, action, params)

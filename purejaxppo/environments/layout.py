@@ -102,11 +102,11 @@ def _check_grid(text: str) -> np.ndarray:
 def _check_ways(layout: Layout) -> None:
     """Every start must have a way to money; special cells end the episode, so ways lead over floor alone."""
     previous: list[list[int]] = [[] for _ in layout.symbol]
-    for cell in np.flatnonzero((layout.symbol == FLOOR) | (layout.symbol == START)):
+    for cell in np.flatnonzero((layout.symbol == FLOOR) | (layout.symbol == START)).tolist():
         for neighbour in layout.next_cell[cell]:
-            previous[neighbour].append(int(cell))
+            previous[neighbour].append(cell)
     reaches = np.isin(layout.symbol, list(GOALS))
-    queue = deque(np.flatnonzero(reaches))
+    queue = deque(np.flatnonzero(reaches).tolist())
     while queue:
         for cell in previous[queue.popleft()]:
             if not reaches[cell]:

@@ -33,6 +33,8 @@ class RandomGridWorldParams(Settings):
 
 
 class RandomGridWorldState(NamedTuple):
+    """One layout, and the agent in it."""
+
     walls: Array  # [H, W], bool
     dragons: Array  # [H, W], bool
     goal: Array  # [2], int32, row and column
