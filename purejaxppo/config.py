@@ -32,8 +32,8 @@ class Config(Settings):
         ConfigError: a field is unknown or its value is not allowed. Tracers are not checked.
     """
 
-    env: str | Environment = static("GridWorld-treasure", "environment: an id, a map file, or an environment object")
-    env_params: Any = traced(None, "parameters of the environment; None means its defaults")
+    env: str | Environment = static("GridWorld-treasure", "environment: an id, or the path of a map (*.txt)")
+    env_params: Any = traced(None, "parameters of the environment; its defaults where none are given")
 
     total_timesteps: int = static(500_000, "environment steps in all, over all environments of one agent", COUNT)
     num_envs: int = static(4, "environments that one agent steps in parallel (N)", COUNT)

@@ -1,0 +1,306 @@
+"""What the benchmarks share: flags, compiling, interleaved timing, FLOPs, the machine, output."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json as json_format
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax import Array
+
+from purejaxppo import costs
+from purejaxppo.acting import environment, start, uses_table
+from purejaxppo.config import Config
+from purejaxppo.environments import interface
+from purejaxppo.ppo import TrainState, init, train
+
+PRODUCTS = 4  # matrix products in one call of the peak
+QUICK: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}  # sizes of a smoke run
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The flags of every benchmark; all numbers must be positive."""
+
+    json: Path | None = None
+    """file to write everything to"""
+    quick: bool = False
+    """a smoke run with tiny sizes; its numbers mean nothing"""
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and False:
+                raise ValueError(f"{field}={value}: must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimingFlags(Flags):
+    """The flags of the benchmarks that measure time."""
+
+    repeats: int = 5
+    """timed calls of each case, after one that is not timed"""
+
+
+AnyFlags = TypeVar("AnyFlags", bound=Flags)
+
+
+def parse(flags: type[AnyFlags], description: str | None) -> AnyFlags:
+    """The command line; a bad one exits with status 2. To be called before anything is compiled.
+
+    It switches the persistent compilation cache off, so that compile times are of compiling.
+    """
+    parsed = tyro.cli(flags, description=description)
+    jax.config.update("jax_enable_compilation_cache", False)
+    return parsed
+
+
+class Program(NamedTuple):
+    """A compiled function, how its arguments are made from a key, and the seconds that compiling it took."""
+
+    compiled: Callable[..., Any]
+    prepare: Callable[[Array], tuple[Any, ...]]
+    lower_seconds: float  # tracing and lowering to StableHLO, in Python
+    compile_seconds: float  # compiling that, in XLA
+
+
+class Case(NamedTuple):
+    """One configuration to train; `num_seeds` agents under `jax.vmap`, or None for `train` as it is."""
+
+    config: Config
+    num_seeds: int | None = None
+
+    @property
+    def planned_steps(self) -> int:
+        """Environment steps of one call, each counted once."""
+        return (self.num_seeds or 1) * self.config.num_updates * self.config.num_envs * self.config.num_steps
+
+
+def make_config(env: str, updates: int, **sizes: Any) -> Config:
+    """The defaults (T = 128, two 64x64 tanh towers, 4 epochs, 4 minibatches) but for `sizes`, for so many updates."""
+    one = Config(env=env, **sizes)
+    return one.replace(total_timesteps=updates * one.batch_size)
+
+
+def compile_program(function: Callable[..., Any], prepare: Callable[[Array], tuple[Any, ...]]) -> Program:
+    """`function` compiled ahead of time for the arguments that `prepare` makes."""
+    arguments = prepare(jax.random.key(0))
+    begin = time.perf_counter()
+    lowered = jax.jit(function).lower(*arguments)
+    middle = time.perf_counter()
+    compiled = lowered.compile()
+    return Program(compiled, prepare, middle - begin, time.perf_counter() - middle)
+
+
+def train_program(case: Case) -> Program:
+    """The program of a whole training, initialisation included."""
+    if case.num_seeds is None:
+        return compile_program(train, lambda key: (case.config, key))
+    function = jax.vmap(train, in_axes=(None, 0))
+    return compile_program(function, lambda key: (case.config, jax.random.split(key, case.num_seeds)))
+
+
+def matmul_program(size: int) -> Program:
+    """A chain of `PRODUCTS` float32 products of square matrices, at JAX's default precision, like the networks'.
+
+    The chain is one loop in one program: the page faults of fresh output buffers are not timed.
+    """
+
+    def prepare(key: Array) -> tuple[Array, Array]:
+        x, y = jax.random.normal(key, (2, size, size))
+        return x, y / size**0.5  # which keeps the numbers of the chain near 1
+
+    return compile_program(lambda x, y: jax.lax.fori_loop(0, PRODUCTS, lambda _, x: x @ y, x), prepare)
+
+
+def matmul_peak(seconds: Sequence[float], size: int) -> dict[str, Any]:
+    """GFLOP/s of the matrix product, from the seconds of the calls of `matmul_program(size)`."""
+    gflop = PRODUCTS * 2 * size**3 / 1e9
+    median, best = gflop / statistics.median(seconds), gflop / min(seconds)
+    return {"size": size, "products": PRODUCTS, "seconds": seconds, "gflops_median": median, "gflops_best": best}
+
+
+def call(program: Program, key: Array) -> tuple[float, Any]:
+    """The seconds of one call, until all outputs are there, and the outputs."""
+    arguments = jax.block_until_ready(program.prepare(key))
+    begin = time.perf_counter()
+    outputs = jax.block_until_ready(program.compiled(*arguments))
+    return time.perf_counter() - begin, outputs
+
+
+def interleave(programs: Sequence[Program], repeats: int) -> list[list[float]]:
+    """The seconds of `repeats` calls of each program, `[program][repeat]`, every call with a new key.
+
+    In each round every program has its turn, so that a slow spell of the machine hits them all alike. The programs
+    should be warm: called once before.
+    """
+    keys = jax.random.split(jax.random.key(1), (repeats, len(programs)))
+    rounds = [[call(program, key)[0] for program, key in zip(programs, row, strict=True)] for row in keys]
+    return [list(seconds) for seconds in zip(*rounds, strict=True)]
+
+
+def count_steps(case: Case, state: TrainState) -> int:
+    """The environment steps that led to `state`, as the program counted its updates; they must be those planned."""
+    steps = int(jnp.sum(state.num_updates)) * case.config.batch_size
+    assert steps == case.planned_steps, f"{steps} steps done, {case.planned_steps} planned"
+    return steps
+
+
+def flops_per_step(config: Config) -> float:
+    """FLOPs of the networks for one environment step, a multiply-add being two.
+
+    With `W` weights that are multiplied, in both towers, and `E` epochs::
+
+        2 W (1 + 3 E)
+
+    one forward pass in the rollout, and per epoch one forward pass and one backward pass, which counts as two. For
+    CartPole-v1, 64x64 towers and 4 epochs: 2 * 8896 * (1 + 3 * 4) = 231,296.
+
+    Biases, activations, the optimiser and the extra value of the successor state are not counted. The gradient by
+    the network's input is, although nobody needs it: 2 E W_0 too many, `W_0` being the first layers' weights.
+
+    Where the policy is a table of `S` rows, only what the table needs is counted: `S` rows forward once per rollout,
+    and `S` rows forward and backward once per gradient step, divided by the steps of an update.
+    """
+    rollout_rows = _rows(config, config.batch_size)
+    gradient_rows = _rows(config, config.minibatch_size) * config.num_minibatches * config.num_epochs
+    return 2 * multiplied_weights(config) * (rollout_rows + 3 * gradient_rows) / config.batch_size
+
+
+def multiplied_weights(config: Config) -> int:
+    """Numbers in the kernels of both towers, without those that are looked up rather than multiplied.
+
+    That is the first layers' kernels, where the input is an integer in place of a one-hot vector.
+    """
+    key = jax.random.key(0)
+    obs = jax.eval_shape(partial(start, config), key).obs
+    features = jax.eval_shape(partial(interface.features, environment(config)[0]), obs)
+    looked_up = ("policy_0", "value_0") if config.hidden_sizes else ("policy_out", "value_out")
+    if not jnp.issubdtype(features.dtype, jnp.integer):
+        looked_up = ()
+    layers = jax.eval_shape(partial(init, config), key).params["params"]
+    return sum(layer["kernel"].size for name, layer in layers.items() if name not in looked_up)
+
+
+def _rows(config: Config, num_samples: int) -> int:
+    """On how many inputs the networks are evaluated for `num_samples` samples."""
+    num_observations = interface.num_observations(environment(config)[0])
+    return num_observations if num_observations and uses_table(config, num_samples) else num_samples
+
+
+def run(cases: Sequence[Case], repeats: int, quick: bool) -> dict[str, Any]:
+    """Compile and time the cases, interleaved with the matrix product, and print a table of them.
+
+    Returns:
+        The machine, the peak and the cases, ready for JSON.
+    """
+    record = machine()
+    size = 128 if quick else 2048
+    product, *programs = matmul_program(size), *map(train_program, cases)
+    call(product, jax.random.key(2))
+    for case, program in zip(cases, programs, strict=True):
+        _, (state, _) = call(program, jax.random.key(2))  # the warm-up
+        count_steps(case, state)
+    peak_seconds, *seconds = interleave([product, *programs], repeats)
+    peak = matmul_peak(peak_seconds, size)
+    results = [result(*row, peak["gflops_median"]) for row in zip(cases, programs, seconds, strict=True)]
+    print_results(results)
+    print(f"\npeak: {peak['gflops_median']:.1f} GFLOP/s (best {peak['gflops_best']:.1f}), a float32 matrix product")
+    return {"machine": record, "peak": peak, "cases": results}
+
+
+def result(case: Case, program: Program, seconds: list[float], peak_gflops: float) -> dict[str, Any]:
+    """All that was measured of one case."""
+    median = statistics.median(seconds)
+    flops = flops_per_step(case.config)
+    return {
+        "env": costs.name(case.config),
+        "num_envs": case.config.num_envs,
+        "num_steps": case.config.num_steps,
+        "num_epochs": case.config.num_epochs,
+        "num_minibatches": case.config.num_minibatches,
+        "hidden_sizes": case.config.hidden_sizes,
+        "num_updates": case.config.num_updates,
+        "num_seeds": case.num_seeds,
+        "steps": case.planned_steps,
+        "lower_seconds": program.lower_seconds,
+        "compile_seconds": program.compile_seconds,
+        "seconds": seconds,
+        "seconds_median": median,
+        "steps_per_second": case.planned_steps / median,
+        "is_table": uses_table(case.config, case.config.minibatch_size),
+        "flops_per_step": flops,
+        "fraction_of_peak": flops * case.planned_steps / median / (peak_gflops * 1e9),
+    }
+
+
+def print_results(results: Sequence[dict[str, Any]]) -> None:
+    """One line per case; seconds are those of compiling (tracing, then XLA) and of calls (median, best, worst)."""
+    header = ["environment", "envs", "seeds", "updates", "trace s", "XLA s", "run s", "min", "max", "steps/s", "peak %"]
+    rows = [
+        [
+            r["env"],
+            f"{r['num_envs']}",
+            f"{r['num_seeds'] or '-'}",
+            f"{r['num_updates']}",
+            f"{r['lower_seconds']:.1f}",
+            f"{r['compile_seconds']:.1f}",
+            f"{r['seconds_median']:.3f}",
+            f"{min(r['seconds']):.3f}",
+            f"{max(r['seconds']):.3f}",
+            f"{r['steps_per_second']:,.0f}",
+            f"{100 * r['fraction_of_peak']:.2f}",
+        ]
+        for r in results
+    ]
+    print_table(header, rows)
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Columns aligned to the right, the first one to the left."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for first, *others in [header, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on: hardware, versions, how busy the machine was before, date and command."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in PACKAGES},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def _cpu_model() -> str:
+    """The processor's name, from Linux where it says so."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def write_json(path: Path | None, report: dict[str, Any]) -> None:
+    """Write the report, if there is a path to write it to."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json_format.dumps(report, indent=2) + "\n")

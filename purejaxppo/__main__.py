@@ -1,0 +1,5 @@
+"""`python -m purejaxppo`."""
+
+from purejaxppo.cli import main
+
+raise SystemExit(main())

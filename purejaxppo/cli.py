@@ -1,0 +1,197 @@
+"""The command line: `purejaxppo train`."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+import tyro
+from rich.console import Console
+
+from purejaxppo.acting import policy_table
+from purejaxppo.config import Config
+from purejaxppo.costs import describe
+from purejaxppo.environments import GridWorld, make, resolve
+from purejaxppo.evaluation import act, evaluate
+from purejaxppo.experiment.terminal import draw_map
+from purejaxppo.fields import COUNT, Allowed, ConfigError, Settings, static, unknown_name
+from purejaxppo.ppo import TrainState, train
+
+DEFAULT_ENV = "GridWorld-treasure"
+# Sizes that suit a thousand agents on the small default map; every other environment starts from Config's defaults.
+DEFAULT_JOB = {"num_envs": 64, "num_steps": 32, "total_timesteps": 81_920, "hidden_sizes": (32,), "lr": 5e-3}
+EVALUATION_EPISODES = 128
+HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.
+
+Without flags: 1,024 agents on the treasure gridworld; another --env starts from other defaults, see its --help.
+Example: purejaxppo train --env CartPole-v1 --num-envs 8 --num-seeds 4
+"""
+
+
+class Seeds(Settings):
+    """How many agents are trained, and from which seed."""
+
+    num_seeds: int = static(1, "agents trained at once, each from its own seed", COUNT)
+    seed: int = static(
+        0, "seed from which the agents' seeds are derived", Allowed("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, integer=True)
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, 2 for a bad flag or value."""
+    try:
+        config, seeds = _parse(sys.argv[1:] if argv is None else list(argv))
+        _train(config, seeds, Console(highlight=False, soft_wrap=True))
+    except ConfigError as error:
+        print(f"purejaxppo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: list[str]) -> tuple[Config, Seeds]:
+    """The configuration that the flags ask for.
+
+    Raises:
+        ConfigError: a flag or value cannot be used.
+    """
+    app = tyro.extras.SubcommandApp()
+    app.command(_flags_type(_env_flag(argv)), name="train")
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            flags = app.cli(prog="purejaxppo", description="PPO in JAX, fully jitted.", args=argv)
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise ConfigError(_one_line(messages.getvalue())) from None
+    values = vars(flags)
+    seeds = Seeds(**{field.name: values.pop(field.name) for field in dataclasses.fields(Seeds)})
+    return Config(**values | {"env_params": _env_params(values["env"], values["env_params"])}), seeds
+
+
+def _env_flag(argv: list[str]) -> str:
+    """The environment asked for, ahead of all else: the other flags' defaults depend on it."""
+    for flag, value in zip(argv, argv[1:], strict=False):
+        if flag == "--env":
+            return value
+    return next((flag.removeprefix("--env=") for flag in argv if flag.startswith("--env=")), DEFAULT_ENV)
+
+
+def _flags_type(env: str) -> type:
+    """A dataclass with a flag for every field of `Config` and `Seeds`, as tyro reads it."""
+    is_default = env == DEFAULT_ENV
+    defaults = DEFAULT_JOB | {"num_seeds": 1024} if is_default else {}
+    special = {"env": (str, DEFAULT_ENV), "env_params": (tuple[str, ...], ())}
+    flags = []
+    for field in (*dataclasses.fields(Config), *dataclasses.fields(Seeds)):
+        kind, default = special.get(field.name, (None, defaults.get(field.name, field.default)))
+        kind = kind or (tuple[int, ...] if field.name == "hidden_sizes" else type(default))
+        text = field.metadata["help"] + (", as name=value pairs" if field.name == "env_params" else "")
+        annotated = Annotated[kind, tyro.conf.arg(help=text)]  # type: ignore[valid-type]
+        flags.append((field.name, annotated, dataclasses.field(default=default)))
+    flags_type = dataclasses.make_dataclass("Flags", flags)
+    flags_type.__doc__ = HELP
+    return flags_type
+
+
+def _one_line(message: str) -> str:
+    """tyro's boxed message without its frame and its footer."""
+    lines = [line.strip("│╭╮╰╯─ \n") for line in message.splitlines()]
+    text = " ".join(line for line in lines if line and not re.match(r"(For full helptext|.*--help)", line))
+    return re.sub(r"\s+", " ", text)
+
+
+def _env_params(env: str, pairs: Sequence[str]) -> Any:
+    """The environment's default parameters with some replaced, or None."""
+    if not pairs:
+        return None
+    params = make(resolve(env)).default_params
+    names = [field.name for field in dataclasses.fields(params)]
+    changes = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name not in names:
+            raise unknown_name("env_params name", name, names)
+        try:
+            number = float(text)
+        except ValueError:
+            raise ConfigError(f"env_params={pair!r}: must be name=number") from None
+        changes[name] = int(number) if isinstance(getattr(params, name), int) and number == int(number) else number
+    return params.replace(**changes)
+
+
+class Result(NamedTuple):
+    """What a training run gives."""
+
+    state: TrainState  # [num_seeds]
+    returns: np.ndarray  # [num_seeds], mean return of the greedy policy
+    compile_seconds: float
+    run_seconds: float
+
+
+def _train(config: Config, seeds: Seeds, console: Console) -> None:
+    """Train, and print what came of it."""
+    device = jax.devices()[0]
+    console.print(f"[bold]{seeds.num_seeds:,} agents[/bold] from seed {seeds.seed}, on {device.platform}, each:")
+    console.print(describe(config))
+    result = _run(config, seeds)
+    steps = seeds.num_seeds * config.num_updates * config.batch_size
+    console.print(f"\ncompile time       {result.compile_seconds:.1f} s")
+    console.print(f"run time           {result.run_seconds:.1f} s")
+    console.print(
+        f"throughput         {steps / result.run_seconds:,.0f} environment steps/s ({steps:,} steps over all agents)"
+    )
+    console.print(f"return             {_summary(result.returns)}")
+    console.print(f"                   over agents, each the mean of the same {EVALUATION_EPISODES} episodes, greedy")
+    env = make(config.env)
+    if isinstance(env, GridWorld):
+        console.print(_picture(config, env, result, console.width))
+
+
+def _run(config: Config, seeds: Seeds) -> Result:
+    """Compile, train every seed, evaluate; compiling and running are timed apart."""
+    key_train, key_evaluate = jax.random.split(jax.random.key(seeds.seed))
+    keys = jax.random.split(key_train, seeds.num_seeds)
+    started = time.perf_counter()
+    program = jax.jit(jax.vmap(train, in_axes=(None, 0))).lower(config, keys).compile()
+    compiled = time.perf_counter()
+    state, _ = jax.block_until_ready(program(config, keys))
+    finished = time.perf_counter()
+
+    def mean_return(state: TrainState, key: jax.Array) -> jax.Array:
+        return jnp.mean(evaluate(config, state, key, num_episodes=EVALUATION_EPISODES).episode_return)
+
+    # One key for all: every agent meets the same starts and the same chances, so that only policies differ.
+    returns = jax.jit(jax.vmap(mean_return, in_axes=(0, None)))(state, key_evaluate)
+    return Result(state, np.asarray(returns), compiled - started, finished - compiled)
+
+
+def _summary(returns: np.ndarray) -> str:
+    """Mean, its 95% interval (Student's t over seeds), best and worst."""
+    mean = f"mean {returns.mean():.3f}"
+    if len(returns) == 1:
+        return f"{mean} (one seed: no interval)"
+    error = scipy.stats.sem(returns)
+    low, high = scipy.stats.t.interval(0.95, len(returns) - 1, returns.mean(), error) if error else [returns.mean()] * 2
+    return f"{mean}, 95% interval [{low:.3f}, {high:.3f}], best {returns.max():.3f}, worst {returns.min():.3f}"
+
+
+def _picture(config: Config, env: GridWorld, result: Result, width: int) -> Any:
+    """The map with the mean value over seeds and the move that most seeds prefer."""
+    table = jax.jit(jax.vmap(lambda state: policy_table(config, state.params)))(result.state)
+    cells = jnp.arange(len(env.map.symbol))
+    actions = jax.vmap(lambda state: act(config, state, cells))(result.state)
+    votes = np.asarray(jnp.sum(jax.nn.one_hot(actions, env.num_actions), axis=0))
+    picture = draw_map(env, np.asarray(table.value.mean(axis=0)), votes.argmax(axis=1), width)
+    picture.append(
+        "value: mean over agents; arrow: the move most agents prefer; M lots of money, m money, D dragon, S start"
+    )
+    return picture

@@ -1,0 +1,1 @@
+"""The host layer: everything around the compiled core that a person sees."""

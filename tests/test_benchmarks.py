@@ -1,0 +1,137 @@
+import importlib
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from purejaxppo import Config, GridWorld, init
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))  # as `python benchmarks/<script>.py` does
+measure = importlib.import_module("measure")
+
+SCRIPTS = ("throughput", "seeds", "memory")
+# Smoke runs are all compiling: the compiler may do a poor job of it.
+FAST_COMPILING = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
+
+
+@pytest.mark.parametrize("num_envs", [4, 1024])
+def test_flops_of_a_policy_without_table(num_envs):
+    assert measure.flops_per_step(Config(env="CartPole-v1", num_envs=num_envs)) == 231_296
+
+
+def test_flops_follow_epochs_and_widths():
+    config = Config(env="CartPole-v1", num_epochs=1, hidden_sizes=())
+    assert measure.multiplied_weights(config) == 4 * 2 + 4 * 1
+    assert measure.flops_per_step(config) == 2 * 12 * (1 + 3)
+
+
+def test_flops_of_a_table():
+    config = Config(env="GridWorld-treasure", num_envs=16)  # 31 cells, 16 gradient steps on 512 of 2048 steps
+    weights = 64 * 64 + 64 * 4 + 64 * 64 + 64 * 1  # the first layer is looked up
+    assert measure.multiplied_weights(config) == weights
+    assert measure.flops_per_step(config) == 2 * weights * (31 + 3 * 31 * 16) / 2048
+
+
+def test_flops_of_a_table_in_the_rollout_alone():
+    config = Config(env="GridWorld-treasure", num_envs=4, num_steps=16, num_epochs=1)  # batch 64, minibatches of 16
+    assert measure.flops_per_step(config) == 2 * measure.multiplied_weights(config) * (31 + 3 * 64) / 64
+
+
+def test_coordinates_are_multiplied():
+    config = Config(env=GridWorld("treasure", features_as="coordinates"))
+    assert measure.multiplied_weights(config) == 2 * (2 * 64 + 64 * 64) + 64 * 4 + 64 * 1
+
+
+@pytest.mark.parametrize("num_seeds", [None, 3])
+def test_steps_are_counted_once(num_seeds):
+    case = measure.Case(Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=90), num_seeds)
+    planned = (num_seeds or 1) * 5 * 2 * 8
+    assert case.planned_steps == planned
+    shape = () if num_seeds is None else (num_seeds,)
+    state = jax.eval_shape(init, case.config, jax.random.key(0))
+    assert measure.count_steps(case, state._replace(num_updates=jnp.full(shape, 5))) == planned
+    with pytest.raises(AssertionError, match="planned"):
+        measure.count_steps(case, state._replace(num_updates=jnp.full(shape, 10)))
+
+
+def test_matmul_peak():
+    peak = measure.matmul_peak([1.0, 2.0, 4.0], size=1000)
+    assert (peak["gflops_median"], peak["gflops_best"]) == (4.0, 8.0)
+
+
+def test_calls_are_interleaved_and_keys_are_new():
+    calls = []
+
+    def program(name):
+        return measure.Program(lambda key: calls.append((name, key.item())), lambda key: (jax.random.bits(key),), 0, 0)
+
+    seconds = measure.interleave([program("a"), program("b")], repeats=3)
+    assert [len(column) for column in seconds] == [3, 3]
+    assert [name for name, _ in calls] == ["a", "b"] * 3
+    assert len({key for _, key in calls}) == 6
+
+
+def test_matmul_program_computes_the_product():
+    x, y = (program := measure.matmul_program(8)).prepare(jax.random.key(3))
+    expected = x @ jnp.linalg.matrix_power(y, measure.PRODUCTS)
+    assert jnp.allclose(program.compiled(x, y), expected, atol=1e-4)
+
+
+def smoke(script, path):
+    command = [sys.executable, f"benchmarks/{script}.py", "--quick", "--json", str(path)]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | FAST_COMPILING, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(path.read_text())
+    assert report["machine"]["command"].startswith(f"python benchmarks/{script}.py --quick")
+    return report, result.stdout
+
+
+@pytest.mark.parametrize(("script", "num_cases"), [("throughput", 2), ("seeds", 1)])
+def test_smoke_run_of_times(script, num_cases, tmp_path):
+    report, output = smoke(script, tmp_path / "new" / "report.json")
+    assert len(report["cases"]) == num_cases
+    for case in report["cases"]:
+        assert len(case["seconds"]) == len(report["peak"]["seconds"]) == 5
+        assert case["steps"] == (case["num_seeds"] or 1) * case["num_updates"] * case["num_envs"] * case["num_steps"]
+        assert case["steps_per_second"] == pytest.approx(case["steps"] / sorted(case["seconds"])[2])
+        flops_per_second = case["flops_per_step"] * case["steps_per_second"]
+        assert case["fraction_of_peak"] == pytest.approx(flops_per_second / report["peak"]["gflops_median"] / 1e9)
+    if script == "throughput":
+        assert len(report["ratio"]["rounds"]) == 5
+        assert "times the steps/s" in output
+
+
+def test_smoke_run_of_memory(tmp_path):
+    report, output = smoke("memory", tmp_path / "report.json")
+    assert "bytes per additional update" in output
+    assert {"argument", "output", "temp", "total"} < report["cases"][0].keys()
+    (growth,) = report["growth"]
+    assert growth["output"] == growth["metrics"] == 11 * 4
+    assert growth["argument"] == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("flags", [["--no-such-flag"], ["--json"]])
+def test_bad_flags_exit_with_2(script, flags, monkeypatch):
+    check_status_2(script, flags, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("script", "flag"), [("throughput", "--scale"), ("throughput", "--repeats"), ("seeds", "--updates")]
+)
+def test_numbers_that_are_not_positive_exit_with_2(script, flag, monkeypatch):
+    check_status_2(script, [flag, "0"], monkeypatch)
+
+
+def check_status_2(script, flags, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    with pytest.raises(SystemExit) as error:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{script}.py"), run_name="__main__")
+    assert error.value.code == 2
