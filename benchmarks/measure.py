@@ -42,7 +42,7 @@ class Flags:
 
     def __post_init__(self) -> None:
         for field, value in vars(self).items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and False:
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise ValueError(f"{field}={value}: must be positive")
 
 
@@ -70,7 +70,7 @@ def parse(flags: type[AnyFlags], description: str | None) -> AnyFlags:
 class Program(NamedTuple):
     """A compiled function, how its arguments are made from a key, and the seconds that compiling it took."""
 
-    compiled: Callable[..., Any]
+    compiled: Any  # jax.stages.Compiled
     prepare: Callable[[Array], tuple[Any, ...]]
     lower_seconds: float  # tracing and lowering to StableHLO, in Python
     compile_seconds: float  # compiling that, in XLA
@@ -106,10 +106,10 @@ def compile_program(function: Callable[..., Any], prepare: Callable[[Array], tup
 
 def train_program(case: Case) -> Program:
     """The program of a whole training, initialisation included."""
-    if case.num_seeds is None:
-        return compile_program(train, lambda key: (case.config, key))
-    function = jax.vmap(train, in_axes=(None, 0))
-    return compile_program(function, lambda key: (case.config, jax.random.split(key, case.num_seeds)))
+    config, num_seeds = case
+    if num_seeds is None:
+        return compile_program(train, lambda key: (config, key))
+    return compile_program(jax.vmap(train, in_axes=(None, 0)), lambda key: (config, jax.random.split(key, num_seeds)))
 
 
 def matmul_program(size: int) -> Program:
@@ -187,9 +187,8 @@ def multiplied_weights(config: Config) -> int:
     key = jax.random.key(0)
     obs = jax.eval_shape(partial(start, config), key).obs
     features = jax.eval_shape(partial(interface.features, environment(config)[0]), obs)
-    looked_up = ("policy_0", "value_0") if config.hidden_sizes else ("policy_out", "value_out")
-    if not jnp.issubdtype(features.dtype, jnp.integer):
-        looked_up = ()
+    first = ("policy_0", "value_0") if config.hidden_sizes else ("policy_out", "value_out")
+    looked_up = first if jnp.issubdtype(features.dtype, jnp.integer) else ()
     layers = jax.eval_shape(partial(init, config), key).params["params"]
     return sum(layer["kernel"].size for name, layer in layers.items() if name not in looked_up)
 

@@ -41,7 +41,9 @@ class Seeds(Settings):
 
     num_seeds: int = static(1, "agents trained at once, each from its own seed", COUNT)
     seed: int = static(
-        0, "seed from which the agents' seeds are derived", Allowed("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, integer=True)
+        0,
+        "seed from which the agents' seeds are derived",
+        Allowed("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, integer=True),
     )
 
 
@@ -63,7 +65,8 @@ def _parse(argv: list[str]) -> tuple[Config, Seeds]:
         ConfigError: a flag or value cannot be used.
     """
     app = tyro.extras.SubcommandApp()
-    app.command(_flags_type(_env_flag(argv)), name="train")
+    flags_type: Any = _flags_type(_env_flag(argv))
+    app.command(flags_type, name="train")
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
@@ -87,15 +90,15 @@ def _env_flag(argv: list[str]) -> str:
 
 def _flags_type(env: str) -> type:
     """A dataclass with a flag for every field of `Config` and `Seeds`, as tyro reads it."""
-    is_default = env == DEFAULT_ENV
-    defaults = DEFAULT_JOB | {"num_seeds": 1024} if is_default else {}
-    special = {"env": (str, DEFAULT_ENV), "env_params": (tuple[str, ...], ())}
+    defaults: dict[str, Any] = DEFAULT_JOB | {"num_seeds": 1024} if env == DEFAULT_ENV else {}
+    # What tyro cannot read off the default's type.
+    kinds: dict[str, Any] = {"env_params": tuple[str, ...], "hidden_sizes": tuple[int, ...]}
     flags = []
     for field in (*dataclasses.fields(Config), *dataclasses.fields(Seeds)):
-        kind, default = special.get(field.name, (None, defaults.get(field.name, field.default)))
-        kind = kind or (tuple[int, ...] if field.name == "hidden_sizes" else type(default))
+        default = () if field.name == "env_params" else defaults.get(field.name, field.default)
+        kind = kinds.get(field.name, type(default))
         text = field.metadata["help"] + (", as name=value pairs" if field.name == "env_params" else "")
-        annotated = Annotated[kind, tyro.conf.arg(help=text)]  # type: ignore[valid-type]
+        annotated: Any = Annotated[kind, tyro.conf.arg(help=text)]
         flags.append((field.name, annotated, dataclasses.field(default=default)))
     flags_type = dataclasses.make_dataclass("Flags", flags)
     flags_type.__doc__ = HELP

@@ -69,14 +69,14 @@ class Settings:
     def __new__(cls, *args: Any, **values: Any) -> Self:
         if args:
             raise ConfigError(f"{cls.__name__} takes keyword arguments only, got {args[0]!r}")
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = [field.name for field in _fields(cls)]
         for name in values:
             if name not in names:
                 raise unknown_name(f"{cls.__name__} field", name, names)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in _fields(type(self)):
             if field.metadata["allowed"] is not None:
                 check = _check_static if field.metadata["static"] else _check_traced
                 value = check(field.name, getattr(self, field.name), field.metadata["allowed"])
@@ -84,7 +84,7 @@ class Settings:
 
     def replace(self, **values: Any) -> Self:
         """A copy with some fields changed, validated like a new one."""
-        current = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        current = {field.name: getattr(self, field.name) for field in _fields(type(self))}
         return type(self)(**(current | values))
 
 
@@ -139,8 +139,12 @@ def _as_integer(name: str, value: Any, allowed: Allowed) -> int:
     return int(value)
 
 
+def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
+
+
 def _register(cls: type) -> None:
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = _fields(cls)
     names = [field.name for field in fields if not field.metadata["static"]]
     static_names = [field.name for field in fields if field.metadata["static"]]
     keys = [jax.tree_util.GetAttrKey(name) for name in names]

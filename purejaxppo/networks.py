@@ -1,69 +1,81 @@
 """The policy network and the value network."""
 
-from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
+class Layer(NamedTuple):
+    """`x @ kernel + bias`; for an integer `x`, which stands for a one-hot vector, that is a row of the kernel."""
+
+    kernel: Array  # [inputs, outputs]
+    bias: Array  # [outputs]
+
+    def __call__(self, x: Array) -> Array:
+        is_index = jnp.issubdtype(x.dtype, jnp.integer)
+        return (self.kernel[x] if is_index else x @ self.kernel) + self.bias
+
+
 class ActorCritic(nn.Module):
-    """Two separate towers: one gives the logits of the actions, the other the value.
+    """Two separate towers of layers: one gives the logits of the actions, the other the value.
 
     The input is a float array `[..., F]`, or integers `[...]` below `num_categories`, which stand for one-hot vectors.
     """
 
     num_actions: int
-    hidden_sizes: Sequence[int]
+    hidden_sizes: tuple[int, ...]
     activation: str
     num_categories: int | None = None
 
     @nn.compact
-    def __call__(self, x: Any) -> tuple[Array, Array]:
+    def __call__(self, x: Array) -> tuple[Array, Array]:
         """`(logits [..., num_actions], value [...])`."""
-        logits = self._tower(x, "policy", self.num_actions, gain=0.01)
-        value = self._tower(x, "value", 1, gain=1.0)
-        return logits, value[..., 0]
+        num_inputs = self.num_categories if jnp.issubdtype(x.dtype, jnp.integer) else x.shape[-1]
+        towers = self.param("towers", initial_towers, (num_inputs, *self.hidden_sizes), self.num_actions)
+        return self._tower(towers["policy"], x), self._tower(towers["value"], x)[..., 0]
 
-    def _tower(self, x: Any, name: str, num_outputs: int, gain: float) -> Array:
-        for i, size in enumerate(self.hidden_sizes):
-            x = Linear(size, 2**0.5, self.num_categories, name=f"{name}_{i}")(x)
-            x = ACTIVATIONS[self.activation](x)
-        return Linear(num_outputs, gain, self.num_categories, name=f"{name}_out")(x)
+    def _tower(self, layers: list[Layer], x: Array) -> Array:
+        for layer in layers[:-1]:
+            x = ACTIVATIONS[self.activation](layer(x))
+        return layers[-1](x)
 
 
-class Linear(nn.Module):
-    """`x @ kernel + bias`, orthogonally initialised; for integers `x`, rows of the kernel in place of one-hot products.
+def initial_towers(key: Array, widths: tuple[int, ...], num_actions: int) -> dict[str, list[Layer]]:
+    """Orthogonal kernels and zero biases; gain sqrt(2) in the hidden layers, 0.01 for the logits, 1 for the value.
 
-    `slice(None)` as `x` stands for every category at once: the identity matrix times the kernel.
+    All random numbers are drawn at once: every separate draw would be compiled separately.
     """
-
-    size: int
-    gain: float
-    num_categories: int | None
-
-    @nn.compact
-    def __call__(self, x: Any) -> Array:
-        is_index = isinstance(x, slice) or jnp.issubdtype(x.dtype, jnp.integer)
-        fan_in = self.num_categories if is_index else x.shape[-1]
-        kernel = self.param("kernel", orthogonal, (fan_in, self.size), self.gain)
-        bias = self.param("bias", nn.initializers.zeros, (self.size,))
-        return (kernel[x] if is_index else x @ kernel) + bias
+    shapes = [(2, *shape) for shape in pairwise(widths)] + [(widths[-1], num_actions), (widths[-1], 1)]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    parts = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    *hidden, logits, value = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    kernels = [2**0.5 * jax.vmap(orthogonal)(normal) for normal in hidden]
+    return {
+        "policy": [_unbiased(kernel[0]) for kernel in kernels] + [_unbiased(0.01 * orthogonal(logits))],
+        "value": [_unbiased(kernel[1]) for kernel in kernels] + [_unbiased(orthogonal(value))],
+    }
 
 
-def orthogonal(key: Array, shape: tuple[int, int], gain: float) -> Array:
-    """A random matrix with orthonormal columns (or rows, if it is wide), times `gain`; uniform among such matrices.
+def orthogonal(normal: Array) -> Array:
+    """The polar factor of a Gaussian matrix: orthonormal columns (or rows, if it is wide), uniform among such matrices.
 
-    The polar factor of a Gaussian matrix, by the Newton-Schulz iteration `x <- 1.5 x - 0.5 x x' x`. It is made of
-    matrix products alone: the usual QR decomposition calls LAPACK, which can deadlock under `vmap` on a CPU.
+    By the Newton-Schulz iteration `x <- 1.5 x - 0.5 x x' x`, made of matrix products alone: the usual QR decomposition
+    calls LAPACK, which can deadlock under `vmap` on a CPU.
     """
-    rows, columns = max(shape), min(shape)
-    x = jax.random.normal(key, (rows, columns))
+    rows, columns = normal.shape
+    x = normal if rows >= columns else normal.T
     x = x / jnp.linalg.norm(x)
     with jax.default_matmul_precision("highest"):
         x = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
-    return gain * (x if shape == (rows, columns) else x.T)
+    return x if rows >= columns else x.T
+
+
+def _unbiased(kernel: Array) -> Layer:
+    return Layer(kernel, jnp.zeros(kernel.shape[-1]))

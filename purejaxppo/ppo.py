@@ -108,7 +108,7 @@ def _learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple
     def gradient_step(carry: tuple[Any, Any], indices: Array) -> tuple[tuple[Any, Any], Metrics]:
         params, opt_state = carry
         gradient, metrics = _gradient(config, params, _minibatch(config, batch, indices))
-        metrics["grad_norm"] = optax.global_norm(gradient)
+        metrics["grad_norm"] = optax.tree.norm(gradient)
         changes, new_opt_state = optimizer.update(gradient, opt_state)
         # A step that is not finite is left out, and counted: it must not destroy what was learned.
         finite = jnp.isfinite(metrics["grad_norm"])

@@ -110,7 +110,9 @@ def test_nothing_leaks_across_the_end_of_an_episode(terminated):
         np.testing.assert_array_equal(changed[:8], advantage[:8])
         assert np.all(changed[8:] != advantage[8:])
     # Without the end, the change does arrive.
-    open_end, open_end_changed = (estimate((*x, later & False, later & False), 0.99, 0.95)[0] for x in (steps[:3], other))
+    open_end, open_end_changed = (
+        estimate((*x, later & False, later & False), 0.99, 0.95)[0] for x in (steps[:3], other)
+    )
     assert np.all(open_end[:8] != open_end_changed[:8])
 
 

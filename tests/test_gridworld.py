@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from test_layout import reference
 
 from purejaxppo import ConfigError, GridWorld, GridWorldParams
 from purejaxppo.environments import gridworld, interface
+from tests.test_layout import reference
 
 UP, RIGHT, DOWN, LEFT = range(4)
 OPEN = "\n".join(["......M", ".......", "...S...", ".......", "......."])  # wide open around the start
@@ -77,14 +77,14 @@ def random_walk(env, params, key, num_envs, num_steps):
     return first, actions, jax.lax.scan(jax.vmap(step), state, (keys, actions))[1]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_step_agrees_with_simulator(seed):
     text = random_map(seed)
     prizes = {"M": 5.25, "m": -0.5, "D": -7.0}
-    limit = [1, 3, 6, 20][seed // 2]
+    limit = [3, 20, 1, 6, 60][seed]
     params = GridWorldParams(lots_of_money=5.25, money=-0.5, dragon=-7.0, step_cost=0.25, max_steps_in_episode=limit)
-    num_envs, num_steps = 5, 250  # 1,250 steps on each of 8 maps
-    first, actions, results = jax.device_get(random_walk(GridWorld(text), params, jax.random.key(seed), 5, num_steps))
+    num_envs, num_steps = 8, 250  # 2,000 steps on each of 5 maps
+    first, actions, results = jax.device_get(random_walk(GridWorld(text), params, jax.random.key(seed), 8, num_steps))
     obs, state, reward, terminated, truncated, info = results
     for n in range(num_envs):
         simulator = Simulator(text, prizes, 0.25, limit)
@@ -194,7 +194,7 @@ def test_slip_against_a_wall_stays():
 
 STARTS = {
     "floor": ("..M\n.#D\n.m.\n...", [0, 1, 3, 5, 7, 8, 9, 10]),
-    "floor, seven": ("..M\n..#\n..m\n#.#", [0, 1, 3, 4, 5, 6, 8]),
+    "floor seven": ("..M\n..#\n..m\n#.#", [0, 1, 3, 4, 5, 6, 8]),
     "one": ("...M\n.S..", [5]),
     "three": ("S.S\n.M.\n..S", [0, 2, 8]),
     "wide": ("." * 299 + "M", list(range(299))),
@@ -233,7 +233,7 @@ def assert_uniform(obs, starts):
         OPEN.replace("S", "."),
         "SSS\nSSS\nSSM",
         "S.S\n...\nS.M",
-        "\n".join(["." * 30] * 10) + "M" + "." * 29 + "\n" if False else "\n".join(["." * 16] * 15 + ["." * 15 + "M"]),
+        "\n".join(["." * 16] * 15 + ["." * 15 + "M"]),
     ],
     ids=["34 starts", "8 starts", "3 starts", "255 starts"],
 )
@@ -318,7 +318,9 @@ def test_params_are_validated(field, value):
         GridWorldParams().replace(**{field: value})
 
 
-@pytest.mark.parametrize(("wrong", "near"), [("slipp", "slip"), ("max_steps", "max_steps_in_episode"), ("mony", "money")])
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("slipp", "slip"), ("max_steps", "max_steps_in_episode"), ("mony", "money")]
+)
 def test_unknown_param_suggests_the_nearest(wrong, near):
     with pytest.raises(ConfigError, match=rf"{wrong}.*did you mean '{near}'"):
         GridWorldParams(**{wrong: 1})
@@ -336,7 +338,8 @@ def test_values_at_the_bounds_are_allowed(values):
 
 
 @pytest.mark.parametrize(
-    ("field", "values"), [("slip", [0.0, 0.5, 1.0]), ("lots_of_money", [-2.0, 0.0, 9.0]), ("max_steps_in_episode", [1, 2, 9])]
+    ("field", "values"),
+    [("slip", [0.0, 0.5, 1.0]), ("lots_of_money", [-2.0, 0.0, 9.0]), ("max_steps_in_episode", [1, 2, 9])],
 )
 def test_vmap_over_params_equals_separate_calls(field, values):
     env = GridWorld("S.M\n.D.")
@@ -353,7 +356,9 @@ def test_vmap_over_params_equals_separate_calls(field, values):
 
 def test_vmap_over_a_pytree_of_params():
     env = GridWorld("SM")
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[GridWorldParams(lots_of_money=v) for v in (1.0, 2.0, 3.0)])
+    params = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *[GridWorldParams(lots_of_money=v) for v in (1.0, 2.0, 3.0)]
+    )
     _, state = env.reset(jax.random.key(0))
     step = jax.vmap(env.step, (None, None, None, 0))
     np.testing.assert_array_equal(step(jax.random.key(0), state, RIGHT, params)[2], [0.0, 1.0, 2.0])
@@ -387,10 +392,14 @@ def test_step_is_step_env_then_reset_env_where_done(slip):
     number = 500
     keys = jax.random.split(jax.random.key(3), number)
     rng = np.random.default_rng(0)
-    states = gridworld.GridWorldState(jnp.array(rng.choice([0, 1, 3, 5, 6, 7], number)), jnp.array(rng.integers(0, 3, number)))
+    states = gridworld.GridWorldState(
+        jnp.array(rng.choice([0, 1, 3, 5, 6, 7], number)), jnp.array(rng.integers(0, 3, number))
+    )
     actions = jnp.array(rng.integers(0, 4, number))
     obs, state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(keys, states, actions, params)
-    obs_st, state_st, reward_st, terminated_st, _ = jax.vmap(env.step_env, (0, 0, 0, None))(keys, states, actions, params)
+    obs_st, state_st, reward_st, terminated_st, _ = jax.vmap(env.step_env, (0, 0, 0, None))(
+        keys, states, actions, params
+    )
     obs_re, state_re = jax.vmap(env.reset_env, (0, None))(keys, params)
     np.testing.assert_array_equal(reward, reward_st)
     np.testing.assert_array_equal(terminated, terminated_st)
@@ -399,7 +408,9 @@ def test_step_is_step_env_then_reset_env_where_done(slip):
     done = np.asarray(terminated | truncated)
     assert 0 < done.sum() < number
     np.testing.assert_array_equal(obs, np.where(done, obs_re, obs_st))
-    jax.tree.map(lambda got, new, old: np.testing.assert_array_equal(got, np.where(done, new, old)), state, state_re, state_st)
+    jax.tree.map(
+        lambda got, new, old: np.testing.assert_array_equal(got, np.where(done, new, old)), state, state_re, state_st
+    )
 
 
 def test_step_and_reset_take_default_params():
@@ -414,7 +425,7 @@ def test_equal_environments_share_one_program(monkeypatch, tmp_path):
     traces = []
     move = GridWorld._move
     monkeypatch.setattr(GridWorld, "_move", lambda self, *args: traces.append(self) or move(self, *args))
-    text = "S.D.\n.#.M\n#..."  # of this test alone
+    text = "S...\n.#DM\n#..."  # of this test alone
     path = tmp_path / "map.txt"
     path.write_text(text)
     state = gridworld.GridWorldState(jnp.int32(0), jnp.int32(0))

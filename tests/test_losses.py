@@ -187,7 +187,9 @@ def test_explained_variance():
     np.testing.assert_allclose(explained_variance(jnp.full(500, 2.5), target), 0, atol=1e-5)
     for value in (target + noise, -target, 0.3 * target, noise):
         residual = np.float64(target) - np.float64(value)
-        expected = 1 - np.mean((residual - residual.mean()) ** 2) / np.mean((target - target.mean(dtype=np.float64)) ** 2)
+        expected = 1 - np.mean((residual - residual.mean()) ** 2) / np.mean(
+            (target - target.mean(dtype=np.float64)) ** 2
+        )
         np.testing.assert_allclose(explained_variance(value, target), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(explained_variance(-target, target), -3, rtol=1e-5)
 

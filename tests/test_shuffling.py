@@ -12,21 +12,19 @@ from hypothesis import strategies as st
 
 from purejaxppo.shuffling import random_permutation
 
-GRIDS = [(8, 8), (128, 4), (4, 128), (16, 6), (2, 32), (32, 2), (3, 50), (4, 4)]
+GRIDS = [(8, 8), (128, 4), (4, 128), (16, 6), (2, 32), (3, 50), (4, 4)]
 NUM_GROUPS = 25
 
 permutation = functools.partial(jax.jit, static_argnums=(1, 2))(random_permutation)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31 - 1))
 @example(1, 1, 0)
 @example(1, 40, 0)
 @example(40, 1, 0)
 @example(2, 2, 0)
-@example(40, 40, 0)
 @example(2, 37, 1)
-@example(39, 3, 1)
 def test_is_a_bijection(rows, columns, seed):
     keys = jax.random.split(jax.random.key(seed), 4)
     permutations = jax.jit(jax.vmap(lambda key: random_permutation(key, rows, columns)))(keys)
@@ -57,7 +55,7 @@ def inverse(permutation):
 
 
 def num_keys(size):
-    return 5000 if size > 200 else 20_000
+    return 4000 if size > 200 else 15_000
 
 
 def positions(rows, columns, number):
@@ -145,7 +143,7 @@ def test_pairs_share_a_minibatch_as_often_as_chance_has_it(grid):
             assert abs(z_score(together(where, *pair, num_minibatches=4), expected)) < 4.5, name
 
 
-@pytest.mark.parametrize("grid", [(2, 32), (3, 50), (4, 32), (8, 8)], ids=str)
+@pytest.mark.parametrize("grid", [(2, 32), (3, 50), (8, 8)], ids=str)
 def test_neighbours_stay_together_hardly_more_often_than_by_chance(grid):
     size, number = grid[0] * grid[1], 40_000
     where = positions(*grid, number)

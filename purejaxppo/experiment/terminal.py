@@ -46,8 +46,8 @@ def draw_map(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) 
     for row in range(rows):
         for line in lines:
             for column in range(columns):
-                cell = cells.get((row, column), ("█" * cell_width, "█" * cell_width, WALL))
-                picture.append(cell[line].center(cell_width), style=cell[2])
+                *texts, look = cells.get((row, column), ("█" * cell_width, "█" * cell_width, WALL))
+                picture.append(str(texts[line]).center(cell_width), style=look)
             picture.append("\n")
     return picture
 

@@ -1,0 +1,123 @@
+"""Whole episodes and single actions with a given policy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
+from purejaxppo.acting import policy_table
+from tests import probes
+
+KEY = jax.random.key(3)
+CONFIG = Config(num_envs=8, num_steps=16, total_timesteps=8 * 16 * 20, lr=1e-2, hidden_sizes=(16,))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return train(CONFIG, KEY)[0]
+
+
+class RandomLength(probes.Probe):
+    """Each step pays 1 and ends the episode with probability 1/4: lengths are geometric with mean 4."""
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, _, info = super().step_env(key, state, action, params)
+        return obs, state, reward, jax.random.uniform(key) < 0.25, info
+
+
+def test_every_episode_counts_once_however_long():
+    config = Config(env=RandomLength(), num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=())
+    episodes = evaluate(config, init(config, KEY), KEY, num_episodes=20_000)
+    assert episodes.episode_return.shape == episodes.episode_length.shape == (20_000,)
+    np.testing.assert_array_equal(episodes.episode_return, episodes.episode_length)
+    # Standard deviation of a geometric number with p = 1/4 is sqrt(12): four standard errors are 0.1.
+    assert abs(np.mean(episodes.episode_length) - 4) < 0.1
+    np.testing.assert_allclose(np.mean(np.asarray(episodes.episode_length) == 1), 0.25, atol=0.015)
+
+
+def test_greedy_episodes_follow_the_mode(state):
+    env = GridWorld("treasure")
+    best = np.asarray(policy_table(CONFIG, state.params).action.mode())
+    prize = {"M": 5, "m": 4, "D": -5}
+    possible = set()
+    for cell in env.map.starts:
+        total, length = 0.0, 0
+        while length < 100:
+            cell = env.map.next_cell[cell, best[cell]]
+            total, length = total - 1 + prize.get(str(env.map.symbol[cell]), 0), length + 1
+            if str(env.map.symbol[cell]) in prize:
+                break
+        possible.add((total, length))
+    episodes = evaluate(CONFIG, state, KEY, num_episodes=400)
+    seen = set(
+        zip(np.asarray(episodes.episode_return).tolist(), np.asarray(episodes.episode_length).tolist(), strict=True)
+    )
+    assert seen == possible
+
+
+def test_sampled_episodes_differ_from_greedy_ones(state):
+    greedy = evaluate(CONFIG, state, KEY, num_episodes=400)
+    sampled = evaluate(CONFIG, state, KEY, num_episodes=400, greedy=False)
+    assert np.mean(sampled.episode_return) < np.mean(greedy.episode_return)
+
+
+def test_a_time_limit_ends_an_episode():
+    config = CONFIG.replace(env_params=GridWorldParams(max_steps_in_episode=2))
+    episodes = evaluate(config, init(config, KEY), KEY, num_episodes=100)
+    assert np.max(episodes.episode_length) == 2
+
+
+def test_random_numbers_differ_from_those_of_training(state):
+    starts = init(CONFIG.replace(num_envs=64, num_minibatches=1), KEY).runners.obs
+    limited = CONFIG.replace(env_params=GridWorldParams(max_steps_in_episode=1, step_cost=0.0))
+    del limited
+    derived = jax.random.key_data(jax.random.split(KEY, 100_000))
+    from purejaxppo.evaluation import EVALUATION
+
+    own = jax.random.key_data(jax.random.fold_in(KEY, EVALUATION))
+    assert not np.any(np.all(derived == own, axis=-1))
+    assert len(starts) == 64
+
+
+def test_vmapped_over_seeds_equals_single_calls():
+    keys = jax.random.split(KEY, 2)
+    states = jax.vmap(init, in_axes=(None, 0))(CONFIG, keys)
+    together = jax.vmap(lambda state, key: evaluate(CONFIG, state, key, num_episodes=8, greedy=False))(states, keys)
+    for i in range(2):
+        alone = evaluate(CONFIG, jax.tree.map(lambda leaf: leaf[i], states), keys[i], num_episodes=8, greedy=False)  # noqa: B023
+        np.testing.assert_array_equal(together.episode_return[i], alone.episode_return)
+
+
+@pytest.mark.parametrize("num_episodes", [0, -1, 2.5, True])
+def test_a_wrong_number_of_episodes_is_refused(state, num_episodes):
+    with pytest.raises(ConfigError, match="num_episodes="):
+        evaluate(CONFIG, state, KEY, num_episodes=num_episodes)
+
+
+def test_act_takes_one_observation_or_any_batch(state):
+    cells = jnp.arange(31)
+    actions = act(CONFIG, state, cells)
+    assert actions.shape == (31,)
+    assert actions.dtype == jnp.int32
+    assert act(CONFIG, state, 5).shape == ()
+    assert act(CONFIG, state, 5) == actions[5]
+    np.testing.assert_array_equal(act(CONFIG, state, cells[:30].reshape(5, 6)), actions[:30].reshape(5, 6))
+    np.testing.assert_array_equal(actions, policy_table(CONFIG, state.params).action.mode())
+
+
+def test_act_with_a_key_samples_the_policy(state):
+    table = policy_table(CONFIG, state.params)
+    cell = int(np.argmax(table.action.entropy))
+    actions = np.asarray(act(CONFIG, state, jnp.full(20_000, cell), KEY))
+    share = np.bincount(actions, minlength=4) / 20_000
+    np.testing.assert_allclose(share, np.exp(table.action.log_probs[cell]), atol=0.02)
+
+
+def test_act_on_boxes_and_wrong_shapes():
+    config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=(4,))
+    state = init(config, KEY)
+    assert act(config, state, np.zeros(4)).shape == ()
+    assert act(config, state, np.zeros((3, 2, 4))).shape == (3, 2)
+    with pytest.raises(ConfigError, match=r"obs: has shape \(3,\)"):
+        act(config, state, np.zeros(3))

@@ -1,0 +1,209 @@
+"""The initialisation is orthogonal and uniform among orthogonal matrices; the towers share nothing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from purejaxppo.networks import ActorCritic, Linear, orthogonal
+
+NUM_DRAWS = 4000
+
+
+@functools.cache
+def draws(rows, columns, number=NUM_DRAWS):
+    """`[number, rows, columns]`, drawn under vmap."""
+    keys = jax.random.split(jax.random.key(0), number)
+    return np.asarray(jax.jit(jax.vmap(lambda key: orthogonal(key, (rows, columns), 1.0)))(keys))
+
+
+def haar(number, size):
+    """Uniform orthogonal matrices by another way: the QR decomposition with the signs of R's diagonal put right."""
+    q, r = np.linalg.qr(np.random.default_rng(0).normal(size=(number, size, size)))
+    return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+
+
+def gram_error(x, gain=1.0):
+    """How far the columns, or the rows of wide matrices, are from orthonormal."""
+    x = np.float64(x) if x.shape[-2] >= x.shape[-1] else np.float64(x).swapaxes(-1, -2)
+    return np.max(np.abs(x.swapaxes(-1, -2) @ x - gain**2 * np.eye(x.shape[-1])))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (64, 64), (400, 64), (64, 4), (4, 64), (64, 1), (1, 64), (7, 6)])
+def test_columns_or_rows_are_orthonormal(shape):
+    x = jax.jit(orthogonal, static_argnums=1)(jax.random.key(0), shape, 1.0)
+    assert x.shape == shape
+    assert x.dtype == jnp.float32
+    assert gram_error(x) < 1e-5
+
+
+@pytest.mark.parametrize("gain", [0.01, 2**0.5, 3.0])
+def test_gain(gain):
+    x = orthogonal(jax.random.key(1), (16, 4), gain)
+    assert gram_error(x, gain) < 1e-5 * gain**2
+    np.testing.assert_allclose(x, gain * orthogonal(jax.random.key(1), (16, 4), 1.0), rtol=1e-6)
+
+
+def test_under_vmap():
+    assert gram_error(draws(64, 64, 50)) < 1e-4
+    assert gram_error(draws(8, 8)) < 1e-4
+    assert gram_error(draws(8, 3)) < 1e-4
+    one = orthogonal(jax.random.split(jax.random.key(0), NUM_DRAWS)[17], (8, 3), 1.0)
+    np.testing.assert_allclose(draws(8, 3)[17], one, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 3), (3, 8)])
+@pytest.mark.parametrize("entry", [(0, 0), (-1, 0), (2, 1)])
+def test_entries_are_distributed_as_those_of_a_uniform_unit_vector(shape, entry):
+    x = draws(*shape)[:, *entry]
+    # (x + 1) / 2 of a coordinate of a uniform unit vector of n dimensions is Beta((n - 1) / 2, (n - 1) / 2).
+    assert scipy.stats.kstest((x + 1) / 2, scipy.stats.beta(3.5, 3.5).cdf).pvalue > 1e-3
+
+
+def test_square_matrices_are_uniform_over_the_orthogonal_group():
+    ours, theirs = draws(8, 8), haar(NUM_DRAWS, 8)
+    statistics = {
+        "entry": lambda x: x[:, 3, 5],
+        "trace": lambda x: np.trace(x, axis1=1, axis2=2),
+        "antitrace": lambda x: np.trace(x[:, ::-1], axis1=1, axis2=2),
+        "trace of the square": lambda x: np.trace(x @ x, axis1=1, axis2=2),
+        "minor": lambda x: np.linalg.det(x[:, :2, :2]),
+    }
+    for name, statistic in statistics.items():
+        assert scipy.stats.ks_2samp(statistic(ours), statistic(theirs)).pvalue > 1e-3, name
+    # Uniform also means that turning by a fixed matrix changes nothing.
+    turned = haar(1, 8)[0] @ ours
+    assert scipy.stats.ks_2samp(np.trace(turned, axis1=1, axis2=2), np.trace(theirs, axis1=1, axis2=2)).pvalue > 1e-3
+
+
+def test_reflections_are_as_frequent_as_rotations():
+    determinants = np.linalg.det(np.float64(draws(8, 8)))
+    np.testing.assert_allclose(np.abs(determinants), 1, atol=1e-4)
+    assert scipy.stats.binomtest(int(np.sum(determinants > 0)), NUM_DRAWS).pvalue > 1e-3
+
+
+def network(hidden_sizes=(16, 8), activation="tanh", num_categories=10):
+    return ActorCritic(4, hidden_sizes, activation, num_categories)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(module, key, x):
+    return module.init(key, x)
+
+
+def init(module, x=0, seed=0):
+    return _init(module, jax.random.key(seed), jnp.asarray(x))
+
+
+def randomized(params):
+    """`params` with random biases, so that no bias hides."""
+    return jax.tree.map(lambda x: x if x.ndim == 2 else jnp.sin(1.0 + jnp.arange(x.size)), params)
+
+
+def test_initial_parameters():
+    params = init(network())["params"]
+    shapes = {name: leaf["kernel"].shape for name, leaf in params.items()}
+    assert shapes == {
+        "policy_0": (10, 16),
+        "policy_1": (16, 8),
+        "policy_out": (8, 4),
+        "value_0": (10, 16),
+        "value_1": (16, 8),
+        "value_out": (8, 1),
+    }
+    gains = {"policy_out": 0.01, "value_out": 1.0}
+    for name, leaf in params.items():
+        gain = gains.get(name, 2**0.5)
+        assert gram_error(leaf["kernel"], gain) < 1e-5 * gain**2, name
+        np.testing.assert_array_equal(leaf["bias"], np.zeros(leaf["kernel"].shape[1]))
+    assert not np.allclose(params["policy_0"]["kernel"], params["value_0"]["kernel"])
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(init(network(), seed=1)["params"]), strict=True):
+        assert a.ndim == 1 or not np.allclose(a, b)
+
+
+@pytest.mark.parametrize("hidden_sizes", [(), (16,), (16, 8)])
+def test_an_integer_stands_for_a_one_hot_vector(hidden_sizes):
+    net = network(hidden_sizes)
+    for a, b in zip(jax.tree.leaves(init(net, 3)), jax.tree.leaves(init(net, jnp.zeros(10))), strict=True):
+        np.testing.assert_array_equal(a, b)
+    params = randomized(init(net))
+    for x in range(10):
+        for a, b in zip(net.apply(params, jnp.array(x)), net.apply(params, jax.nn.one_hot(x, 10)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "x", [np.arange(6).reshape(2, 3), np.float32(np.random.default_rng(0).normal(size=(2, 3, 10)))]
+)
+def test_a_batch_is_its_samples(x):
+    net = network()
+    params = randomized(init(net))
+    with jax.numpy_rank_promotion("allow"):
+        logits, value = net.apply(params, jnp.asarray(x))
+    assert (logits.shape, value.shape) == ((2, 3, 4), (2, 3))
+    for index in np.ndindex(2, 3):
+        one_logits, one_value = net.apply(params, jnp.asarray(x[index]))
+        assert (one_logits.shape, one_value.shape) == ((4,), ())
+        np.testing.assert_allclose(logits[index], one_logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(value[index], one_value, rtol=1e-5, atol=1e-6)
+
+
+def test_is_the_composition_of_its_layers():
+    net = network((16, 8), "tanh")
+    params = randomized(init(net))
+    x = np.random.default_rng(1).normal(size=10)
+    logits, value = net.apply(params, jnp.asarray(x, jnp.float32))
+    for name, output in [("policy", logits), ("value", value[None])]:
+        layers = [jax.tree.map(np.float64, params["params"][f"{name}_{i}"]) for i in (0, 1, "out")]
+        hidden = np.tanh(np.tanh(x @ layers[0]["kernel"] + layers[0]["bias"]) @ layers[1]["kernel"] + layers[1]["bias"])
+        np.testing.assert_allclose(output, hidden @ layers[2]["kernel"] + layers[2]["bias"], rtol=1e-5, atol=1e-6)
+
+
+def test_towers_are_independent():
+    net = network()
+    params = randomized(init(net))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=10), jnp.float32)
+    of_logits = jax.grad(lambda params: net.apply(params, x)[0][1])(params)["params"]
+    of_value = jax.grad(lambda params: net.apply(params, x)[1])(params)["params"]
+    for name in params["params"]:
+        own, other = (of_logits, of_value) if name.startswith("policy") else (of_value, of_logits)
+        for leaf in jax.tree.leaves(own[name]):
+            assert np.any(leaf != 0), name
+        for leaf in jax.tree.leaves(other[name]):
+            np.testing.assert_array_equal(leaf, np.zeros_like(leaf), err_msg=name)
+
+
+def test_without_hidden_layers_it_is_a_table():
+    net = network(())
+    params = randomized(init(net))
+    assert set(params["params"]) == {"policy_out", "value_out"}
+    for x in range(10):
+        logits, value = net.apply(params, jnp.array(x))
+        policy, critic = params["params"]["policy_out"], params["params"]["value_out"]
+        np.testing.assert_array_equal(logits, policy["kernel"][x] + policy["bias"])
+        np.testing.assert_array_equal(value, critic["kernel"][x, 0] + critic["bias"][0])
+
+
+def test_activations_differ():
+    params = randomized(init(network()))
+    tanh, relu = (network(activation=name).apply(params, jnp.array(3)) for name in ("tanh", "relu"))
+    assert not np.allclose(tanh[0], relu[0])
+    assert not np.allclose(tanh[1], relu[1])
+    # A relu network without biases is positively homogeneous, a tanh network is not.
+    params, x = init(network(activation="relu")), jnp.linspace(-1, 1, 10)
+    relu, tanh = network(activation="relu"), network(activation="tanh")
+    np.testing.assert_allclose(relu.apply(params, 3 * x)[1], 3 * relu.apply(params, x)[1], rtol=1e-5)
+    assert not np.allclose(tanh.apply(params, 3 * x)[1], 3 * tanh.apply(params, x)[1], rtol=1e-2)
+
+
+@pytest.mark.parametrize("module", [network(), network(()), Linear(5, 1.0, 10)], ids=["deep", "flat", "linear"])
+def test_a_full_slice_stands_for_all_categories(module):
+    params = randomized(init(module))
+    with jax.numpy_rank_promotion("allow"):
+        of_slice, of_all = (module.apply(params, x) for x in (slice(None), jnp.arange(10)))
+    assert jax.tree.leaves(of_slice)[0].shape[0] == 10
+    for a, b in zip(jax.tree.leaves(of_slice), jax.tree.leaves(of_all), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)

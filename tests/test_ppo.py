@@ -1,0 +1,298 @@
+"""What holds of every update, whatever is learned."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, RandomGridWorld, init, train, update
+from purejaxppo import acting, ppo
+from tests import probes
+
+SMALL: dict[str, Any] = {"num_envs": 8, "num_steps": 16, "total_timesteps": 8 * 16 * 4, "hidden_sizes": (16,), "lr": 2.5e-3}
+KINDS = {
+    "table": Config(**SMALL),
+    "table, unmasked": Config(env=GridWorld("treasure", mask_blocked=False), **SMALL),
+    "table, coordinates": Config(env=GridWorld("treasure", features_as="coordinates"), **SMALL),
+    "per sample": Config(env="CartPole-v1", **SMALL),
+    "per sample, masked": Config(env=RandomGridWorld(4, 4), **SMALL),
+}
+KEY = jax.random.key(7)
+
+
+def assert_trees_close(actual, expected, **tolerance):
+    jax.tree.map(partial(np.testing.assert_allclose, **tolerance), as_numbers(actual), as_numbers(expected))
+
+
+def as_numbers(tree):
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def run(request):
+    """A configuration, and its states before each of a few updates."""
+    config = KINDS[request.param]
+    states = [init(config, KEY)]
+    for _ in range(3):
+        states.append(update(config, states[-1])[0])
+    return config, states
+
+
+@jax.jit
+def batch_of(config, state):
+    """The batch that `update` learns from."""
+    key_rollout = jax.random.split(state.key, 3)[0]
+    _, transitions = acting.rollout(config, state.params, state.runners, key_rollout)
+    return ppo._to_batch(config, transitions)
+
+
+def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
+    config, states = run
+    for state in states:
+        first = jax.tree.map(lambda leaf: leaf[: config.minibatch_size], batch_of(config, state))  # noqa: B023
+        _, metrics = ppo._loss(config, state.params, first)
+        assert abs(metrics["approx_kl"]) < 1e-6
+        assert metrics["clip_fraction"] == 0
+
+
+def test_after_learning_the_ratio_is_not_one(run):
+    config, states = run
+    batch = batch_of(config, states[0])
+    _, metrics = ppo._loss(config, states[1].params, batch)
+    assert metrics["approx_kl"] > 1e-5
+
+
+def test_table_gives_the_loss_and_gradient_of_the_networks(monkeypatch):
+    for config in (KINDS["table"], KINDS["table, coordinates"]):
+        state = init(config, KEY)
+        batch = batch_of(config, state)
+        params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), state.params)
+        gradient = jax.value_and_grad(partial(ppo._loss, config), has_aux=True)
+        config_uses_table = acting.uses_table(config, config.minibatch_size)
+        assert config_uses_table
+        with_table = gradient(params, batch)
+        with monkeypatch.context() as patch:
+            patch.setattr(acting, "uses_table", lambda config, num_rows: False)
+            per_sample = gradient(params, batch)
+        assert_trees_close(with_table, per_sample, rtol=1e-4, atol=1e-6)
+
+
+def test_chunked_gradient_equals_the_whole(monkeypatch):
+    config = KINDS["per sample"].replace(num_minibatches=1)
+    state = init(config, KEY)
+    batch = batch_of(config, state)
+    assert ppo._num_chunks(config, state.params) == 1
+    whole = ppo._gradient(config, state.params, batch)
+    monkeypatch.setattr(ppo, "CACHED_ACTIVATIONS", 16 * config.minibatch_size // 4)
+    assert ppo._num_chunks(config, state.params) == 4
+    assert_trees_close(ppo._gradient(config, state.params, batch), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_next_value_is_that_of_the_true_successor():
+    env = GridWorld("treasure", mask_blocked=False)
+    config = Config(env=env, env_params=GridWorldParams(max_steps_in_episode=3), **SMALL)
+    state = init(config, KEY)
+    _, t = acting.rollout(config, state.params, state.runners, KEY)
+    assert np.sum(t.done & ~t.terminated) > 5
+    assert np.sum(t.terminated) > 5
+    successor = env.map.next_cell[np.asarray(t.obs), np.asarray(t.action)]
+    value = np.asarray(acting.policy_table(config, state.params).value)
+    np.testing.assert_allclose(t.next_value, value[successor], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(t.value, value[np.asarray(t.obs)], rtol=1e-5, atol=1e-6)
+    # Where no episode ended, the successor is what is seen next.
+    stays = ~np.asarray(t.done)[:-1]
+    np.testing.assert_array_equal(successor[:-1][stays], np.asarray(t.obs)[1:][stays])
+
+
+def test_one_gradient_step_is_adam_behind_a_global_norm_clip():
+    config = KINDS["per sample"].replace(num_epochs=1, num_minibatches=1, max_grad_norm=0.01, lr=3e-3)
+    state = init(config, KEY)
+    batch = batch_of(config, state)
+    new, _, metrics = ppo._learn(config, state, batch, KEY)
+    everything = jnp.arange(config.batch_size)
+    gradient, _ = ppo._gradient(config, state.params, ppo._minibatch(config, batch, everything))
+    leaves = [np.float64(leaf) for leaf in jax.tree.leaves(gradient)]
+    norm = np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))
+    assert norm > 0.05
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-4)
+    for old, leaf, actual in zip(jax.tree.leaves(state.params), leaves, jax.tree.leaves(new), strict=True):
+        clipped = leaf * 0.01 / norm
+        # The first step of Adam: both moments are corrected to the gradient and its square.
+        np.testing.assert_allclose(actual, old - 3e-3 * clipped / (np.abs(clipped) + 1e-5), rtol=1e-3, atol=2e-6)
+
+
+def test_learning_rate_is_annealed_to_zero():
+    config = KINDS["table"]
+    last = init(config, KEY)._replace(num_updates=jnp.int32(config.num_updates))
+    annealed, _ = update(config, last)
+    assert_trees_close(annealed.params, last.params, rtol=0, atol=0)
+    constant, _ = update(config.replace(anneal_lr=False), last)
+    first, _ = update(config, init(config, KEY))
+    assert_trees_close(constant.params, first.params, rtol=0, atol=1e-7)
+
+
+def test_same_key_same_bits_and_other_key_other_bits():
+    config = KINDS["table"]
+    one, two, other = train(config, KEY), train(config, KEY), train(config, jax.random.key(8))
+    assert_trees_close(one, two, rtol=0, atol=0)
+    assert np.any(one[1]["policy_loss"] != other[1]["policy_loss"])
+
+
+@pytest.mark.parametrize("kind", ["table", "per sample"])
+def test_train_is_init_and_updates(kind):
+    config = KINDS[kind]
+    state, metrics = train(config, KEY)
+    by_hand, rows = init(config, KEY), []
+    for _ in range(config.num_updates):
+        by_hand, row = update(config, by_hand)
+        rows.append(row)
+    chunk = jax.jit(lambda state: jax.lax.scan(lambda state, _: update(config, state), state, length=2))
+    in_chunks = chunk(chunk(init(config, KEY))[0])[0]
+    assert state.num_updates == by_hand.num_updates == config.num_updates
+    assert_trees_close(by_hand, state, rtol=2e-4, atol=1e-5)
+    assert_trees_close(in_chunks, state, rtol=2e-4, atol=1e-5)
+    for name, values in metrics.items():
+        assert values.shape == (config.num_updates,)
+        np.testing.assert_allclose(values, [row[name] for row in rows], rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["table", "per sample"])
+def test_seeds_under_vmap_equal_single_runs(kind):
+    config = KINDS[kind].replace(total_timesteps=8 * 16 * 2)
+    keys = jax.random.split(KEY, 3)
+    together = jax.vmap(train, in_axes=(None, 0))(config, keys)
+    for i, key in enumerate(keys):
+        alone = train(config, key)
+        assert_trees_close(jax.tree.map(lambda leaf: leaf[i], together), alone, rtol=1e-3, atol=1e-5)  # noqa: B023
+
+
+def test_vmap_over_hyperparameters_equals_single_runs():
+    config = KINDS["table"].replace(total_timesteps=8 * 16 * 2)
+    lrs, slips = jnp.array([1e-4, 1e-2]), jnp.array([0.0, 0.3])
+
+    def final_loss(lr, slip, key):
+        changed = config.replace(lr=lr, env_params=GridWorldParams(slip=slip))
+        return train(changed, key)[1]["value_loss"][-1]
+
+    keys = jax.random.split(KEY, 2)
+    over_keys = jax.vmap(final_loss, in_axes=(None, None, 0))
+    over_slips = jax.vmap(over_keys, in_axes=(None, 0, None))
+    losses = jax.vmap(over_slips, in_axes=(0, None, None))(lrs, slips, keys)
+    assert losses.shape == (2, 2, 2)
+    assert len(np.unique(losses)) == 8
+    single = [[[final_loss(lr, slip, key) for key in keys] for slip in slips] for lr in lrs]
+    np.testing.assert_allclose(losses, single, rtol=1e-3)
+
+
+def test_configurations_that_differ_in_traced_values_share_one_program():
+    class Counting(probes.Probe):
+        traces = 0
+
+        def reset_env(self, key, params):
+            Counting.traces += 1
+            return super().reset_env(key, params)
+
+    config = Config(env=Counting(), **SMALL)
+    train(config, KEY)
+    traces = Counting.traces
+    train(config.replace(lr=0.1, gamma=1, gae_lambda=np.float64(0.5), clip_eps=jnp.float32(0.3)), KEY)
+    train(config.replace(ent_coef=0, vf_coef=1.0, max_grad_norm=1e9), jax.random.key(1))
+    assert Counting.traces == traces > 0
+    train(config.replace(num_epochs=2), KEY)
+    assert Counting.traces > traces
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"lr": 1e-2},
+    {"gamma": 0.5},
+    {"gae_lambda": 0.1},
+    {"clip_eps": 1e-3},
+    {"vf_coef": 2.0},
+    {"ent_coef": 0.5},
+    {"max_grad_norm": 1e-3},
+    {"env_params": GridWorldParams(money=1.0)},
+    {"num_epochs": 1},
+    {"num_minibatches": 2},
+    {"num_steps": 8},
+    {"num_envs": 4},
+    {"hidden_sizes": (16, 16)},
+    {"activation": "relu"},
+    {"anneal_lr": False},
+    {"normalize_advantage": False},
+    {"clip_value": True},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
+def test_every_option_changes_the_result(change):
+    config = Config(**SMALL | {"total_timesteps": 8 * 16 * 2, "lr": 1e-2} | {"clip_eps": 0.05})
+    if "lr" in change:
+        change = {"lr": 1e-3}
+    _, before = train(config, KEY)
+    _, after = train(config.replace(**change), KEY)
+    assert before["value_loss"][-1] != after["value_loss"][-1]
+
+
+def test_a_gradient_that_is_not_finite_is_counted_and_harms_no_other_seed():
+    class Poison(probes.Probe):
+        """Its reward is the time limit's sign of ill: NaN where the parameter says so."""
+
+        def step_env(self, key, state, action, params):
+            obs, state, reward, terminated, info = super().step_env(key, state, action, params)
+            return obs, state, jnp.where(params.max_steps_in_episode == 13, jnp.nan, reward), terminated, info
+
+    env = Poison()
+    config = Config(env=env, **SMALL)
+
+    def run(limit, key):
+        return train(config.replace(env_params=env.default_params.replace(max_steps_in_episode=limit)), key)
+
+    (state, metrics), (healthy, _) = jax.vmap(run, in_axes=(0, None))(jnp.array([100, 13]), KEY), run(100, KEY)
+    steps = config.num_epochs * config.num_minibatches
+    np.testing.assert_array_equal(metrics["num_skipped"], [[0] * config.num_updates, [steps] * config.num_updates])
+    assert_trees_close(jax.tree.map(lambda leaf: leaf[0], state.params), healthy.params, rtol=1e-3, atol=1e-5)
+    untouched = init(config, KEY).params
+    assert_trees_close(jax.tree.map(lambda leaf: leaf[1], state.params), untouched, rtol=1e-6, atol=1e-7)
+
+
+def test_episode_metrics_are_means_over_the_episodes_that_ended():
+    config = KINDS["table"]
+    state = init(config, KEY)
+    episodes, running = [], np.zeros((8, 2))
+    for _ in range(3):
+        _, t = acting.rollout(config, state.params, state.runners, jax.random.split(state.key, 3)[0])
+        ended = []
+        for reward, done in zip(np.float64(t.reward), np.asarray(t.done), strict=True):
+            running += np.stack([reward, np.ones(8)], axis=1)
+            ended += list(running[done])
+            running[done] = 0
+        episodes.append(ended)
+        state, metrics = update(config, state)
+        assert metrics["num_episodes"] == len(ended) > 0
+        expected = np.mean(ended, axis=0)
+        np.testing.assert_allclose([metrics["episode_return"], metrics["episode_length"]], expected, rtol=1e-5)
+
+
+def test_no_episode_ended_is_nan():
+    config = Config(env="MountainCar-v0", **SMALL)
+    _, metrics = update(config, init(config, KEY))
+    assert metrics["num_episodes"] == 0
+    assert np.isnan(metrics["episode_return"])
+    assert np.isnan(metrics["episode_length"])
+
+
+def test_no_key_is_used_twice():
+    config = KINDS["table"]
+    with jax.debug_key_reuse(True):
+        state = jax.jit(ppo.init.__wrapped__)(config, KEY)
+        jax.jit(ppo.update.__wrapped__)(config, state)
+
+
+@pytest.mark.parametrize("key", [0, jax.random.PRNGKey(0), jax.random.split(KEY, 2)], ids=["int", "legacy", "array"])
+def test_a_wrong_key_is_refused(key):
+    with pytest.raises(ConfigError, match="key: must be a"):
+        train(KINDS["table"], key)
