@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import sys
 import time
@@ -82,7 +83,7 @@ def _parse(argv: list[str]) -> tuple[Config, Seeds]:
 
 def _env_flag(argv: list[str]) -> str:
     """The environment asked for, ahead of all else: the other flags' defaults depend on it."""
-    for flag, value in zip(argv, argv[1:], strict=False):
+    for flag, value in itertools.pairwise(argv):
         if flag == "--env":
             return value
     return next((flag.removeprefix("--env=") for flag in argv if flag.startswith("--env=")), DEFAULT_ENV)

@@ -167,6 +167,7 @@ class RandomGridWorld(Environment):
         crossing = jax.random.randint(key, (self.width,), 0, self.height)  # the row of the step from column to column+1
         leaves = jnp.where(columns == right, right_row, crossing)
         enters = jnp.where(columns == left, left_row, jnp.roll(crossing, 1))
+        top, bottom = jnp.minimum(enters, leaves), jnp.maximum(enters, leaves)
         rows = jnp.arange(self.height)[:, None]
-        between = (rows >= jnp.minimum(enters, leaves)) & (rows <= jnp.maximum(enters, leaves))
-        return between & (columns >= left) & (columns <= right)
+        between = (rows >= top[None, :]) & (rows <= bottom[None, :])
+        return between & ((columns >= left) & (columns <= right))[None, :]
