@@ -187,10 +187,9 @@ def multiplied_weights(config: Config) -> int:
     key = jax.random.key(0)
     obs = jax.eval_shape(partial(start, config), key).obs
     features = jax.eval_shape(partial(interface.features, environment(config)[0]), obs)
-    first = ("policy_0", "value_0") if config.hidden_sizes else ("policy_out", "value_out")
-    looked_up = first if jnp.issubdtype(features.dtype, jnp.integer) else ()
-    layers = jax.eval_shape(partial(init, config), key).params["params"]
-    return sum(layer["kernel"].size for name, layer in layers.items() if name not in looked_up)
+    first = 1 if jnp.issubdtype(features.dtype, jnp.integer) else 0
+    towers = jax.eval_shape(partial(init, config), key).params["params"]["towers"]
+    return sum(layer.kernel.size for tower in towers.values() for layer in tower[first:])
 
 
 def _rows(config: Config, num_samples: int) -> int:

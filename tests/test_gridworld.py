@@ -182,6 +182,16 @@ def test_slip_of_zero_and_one_is_exact(action):
     assert stats.chisquare([right, left]).pvalue > SIGNIFICANCE
 
 
+@pytest.mark.parametrize(
+    ("slip", "bits", "lands"), [(0.0, 0, [CENTRE - 7]), (1.0, 2**32 - 1, [CENTRE - 1, CENTRE + 1])]
+)
+def test_slip_of_zero_and_one_is_exact_for_the_most_extreme_draw(slip, bits, lands, monkeypatch):
+    monkeypatch.setattr(jax.random, "bits", lambda key: jnp.uint32(bits))
+    state = gridworld.GridWorldState(jnp.int32(CENTRE), jnp.int32(0))
+    obs, *_ = GridWorld(OPEN).step_env(jax.random.key(0), state, UP, GridWorldParams(slip=slip))
+    assert obs in lands
+
+
 def test_slip_against_a_wall_stays():
     env = GridWorld("S.M")
     _, state = env.reset(jax.random.key(0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from purejaxppo.networks import ActorCritic, Linear, orthogonal
+from purejaxppo.networks import ActorCritic, Layer, orthogonal
 
 NUM_DRAWS = 4000
 
@@ -17,7 +17,7 @@ NUM_DRAWS = 4000
 def draws(rows, columns, number=NUM_DRAWS):
     """`[number, rows, columns]`, drawn under vmap."""
     keys = jax.random.split(jax.random.key(0), number)
-    return np.asarray(jax.jit(jax.vmap(lambda key: orthogonal(key, (rows, columns), 1.0)))(keys))
+    return np.asarray(jax.jit(jax.vmap(lambda key: orthogonal(jax.random.normal(key, (rows, columns)))))(keys))
 
 
 def haar(number, size):
@@ -34,24 +34,25 @@ def gram_error(x, gain=1.0):
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (64, 64), (400, 64), (64, 4), (4, 64), (64, 1), (1, 64), (7, 6)])
 def test_columns_or_rows_are_orthonormal(shape):
-    x = jax.jit(orthogonal, static_argnums=1)(jax.random.key(0), shape, 1.0)
+    x = jax.jit(orthogonal)(jax.random.normal(jax.random.key(0), shape))
     assert x.shape == shape
     assert x.dtype == jnp.float32
     assert gram_error(x) < 1e-5
 
 
-@pytest.mark.parametrize("gain", [0.01, 2**0.5, 3.0])
-def test_gain(gain):
-    x = orthogonal(jax.random.key(1), (16, 4), gain)
-    assert gram_error(x, gain) < 1e-5 * gain**2
-    np.testing.assert_allclose(x, gain * orthogonal(jax.random.key(1), (16, 4), 1.0), rtol=1e-6)
+def test_is_the_polar_factor():
+    normal = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    u, _, v = np.linalg.svd(np.float64(normal), full_matrices=False)
+    np.testing.assert_allclose(orthogonal(jnp.asarray(normal)), u @ v, atol=1e-5)
+    np.testing.assert_allclose(orthogonal(jnp.asarray(normal.T)), (u @ v).T, atol=1e-5)
+    np.testing.assert_allclose(orthogonal(jnp.asarray(1e3 * normal)), u @ v, atol=1e-5)
 
 
 def test_under_vmap():
-    assert gram_error(draws(64, 64, 50)) < 1e-4
+    assert gram_error(draws(64, 64, 16)) < 1e-4
     assert gram_error(draws(8, 8)) < 1e-4
     assert gram_error(draws(8, 3)) < 1e-4
-    one = orthogonal(jax.random.split(jax.random.key(0), NUM_DRAWS)[17], (8, 3), 1.0)
+    one = orthogonal(jax.random.normal(jax.random.split(jax.random.key(0), NUM_DRAWS)[17], (8, 3)))
     np.testing.assert_allclose(draws(8, 3)[17], one, atol=1e-5)
 
 
@@ -103,25 +104,39 @@ def randomized(params):
     return jax.tree.map(lambda x: x if x.ndim == 2 else jnp.sin(1.0 + jnp.arange(x.size)), params)
 
 
+def towers(params):
+    return params["params"]["towers"]
+
+
 def test_initial_parameters():
-    params = init(network())["params"]
-    shapes = {name: leaf["kernel"].shape for name, leaf in params.items()}
-    assert shapes == {
-        "policy_0": (10, 16),
-        "policy_1": (16, 8),
-        "policy_out": (8, 4),
-        "value_0": (10, 16),
-        "value_1": (16, 8),
-        "value_out": (8, 1),
-    }
-    gains = {"policy_out": 0.01, "value_out": 1.0}
-    for name, leaf in params.items():
-        gain = gains.get(name, 2**0.5)
-        assert gram_error(leaf["kernel"], gain) < 1e-5 * gain**2, name
-        np.testing.assert_array_equal(leaf["bias"], np.zeros(leaf["kernel"].shape[1]))
-    assert not np.allclose(params["policy_0"]["kernel"], params["value_0"]["kernel"])
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(init(network(), seed=1)["params"]), strict=True):
-        assert a.ndim == 1 or not np.allclose(a, b)
+    params = towers(init(network()))
+    assert [layer.kernel.shape for layer in params["policy"]] == [(10, 16), (16, 8), (8, 4)]
+    assert [layer.kernel.shape for layer in params["value"]] == [(10, 16), (16, 8), (8, 1)]
+    for name, last_gain in [("policy", 0.01), ("value", 1.0)]:
+        for layer, gain in zip(params[name], [2**0.5, 2**0.5, last_gain], strict=True):
+            assert gram_error(layer.kernel, gain) < 1e-5 * gain**2
+            np.testing.assert_array_equal(layer.bias, np.zeros(layer.kernel.shape[1]))
+
+
+def test_initial_kernels_are_independent():
+    kernels = [
+        np.ravel(leaf) for seed in (0, 1) for leaf in jax.tree.leaves(init(network(), seed=seed)) if leaf.ndim == 2
+    ]
+    for i, a in enumerate(kernels):
+        for b in kernels[:i]:
+            size = min(a.size, b.size)
+            cosine = a[:size] @ b[:size] / np.linalg.norm(a[:size]) / np.linalg.norm(b[:size])
+            assert abs(cosine) < min(0.99, 5 / size**0.5)
+
+
+def test_initial_kernels_are_uniform():
+    net = network((8,), num_categories=8)
+    keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
+    params = towers(jax.jit(jax.vmap(lambda key: net.init(key, jnp.array(0))))(keys))
+    for name, last_gain in [("policy", 0.01), ("value", 1.0)]:
+        for layer, gain in zip(params[name], [2**0.5, last_gain], strict=True):
+            x = np.asarray(layer.kernel)[:, 1, 0] / gain
+            assert scipy.stats.kstest((x + 1) / 2, scipy.stats.beta(3.5, 3.5).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("hidden_sizes", [(), (16,), (16, 8)])
@@ -157,34 +172,33 @@ def test_is_the_composition_of_its_layers():
     x = np.random.default_rng(1).normal(size=10)
     logits, value = net.apply(params, jnp.asarray(x, jnp.float32))
     for name, output in [("policy", logits), ("value", value[None])]:
-        layers = [jax.tree.map(np.float64, params["params"][f"{name}_{i}"]) for i in (0, 1, "out")]
-        hidden = np.tanh(np.tanh(x @ layers[0]["kernel"] + layers[0]["bias"]) @ layers[1]["kernel"] + layers[1]["bias"])
-        np.testing.assert_allclose(output, hidden @ layers[2]["kernel"] + layers[2]["bias"], rtol=1e-5, atol=1e-6)
+        (k0, b0), (k1, b1), (k2, b2) = jax.tree.map(np.float64, towers(params)[name])
+        hidden = np.tanh(np.tanh(x @ k0 + b0) @ k1 + b1)
+        np.testing.assert_allclose(output, hidden @ k2 + b2, rtol=1e-5, atol=1e-6)
 
 
 def test_towers_are_independent():
     net = network()
     params = randomized(init(net))
     x = jnp.asarray(np.random.default_rng(0).normal(size=10), jnp.float32)
-    of_logits = jax.grad(lambda params: net.apply(params, x)[0][1])(params)["params"]
-    of_value = jax.grad(lambda params: net.apply(params, x)[1])(params)["params"]
-    for name in params["params"]:
-        own, other = (of_logits, of_value) if name.startswith("policy") else (of_value, of_logits)
+    of_logits = towers(jax.grad(lambda params: net.apply(params, x)[0][1])(params))
+    of_value = towers(jax.grad(lambda params: net.apply(params, x)[1])(params))
+    for own, other, name in [(of_logits, of_value, "policy"), (of_value, of_logits, "value")]:
+        assert len(jax.tree.leaves(own[name])) == 6
         for leaf in jax.tree.leaves(own[name]):
-            assert np.any(leaf != 0), name
+            assert np.any(leaf != 0)
         for leaf in jax.tree.leaves(other[name]):
-            np.testing.assert_array_equal(leaf, np.zeros_like(leaf), err_msg=name)
+            np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 
 def test_without_hidden_layers_it_is_a_table():
     net = network(())
     params = randomized(init(net))
-    assert set(params["params"]) == {"policy_out", "value_out"}
+    (policy,), (critic,) = towers(params)["policy"], towers(params)["value"]
     for x in range(10):
         logits, value = net.apply(params, jnp.array(x))
-        policy, critic = params["params"]["policy_out"], params["params"]["value_out"]
-        np.testing.assert_array_equal(logits, policy["kernel"][x] + policy["bias"])
-        np.testing.assert_array_equal(value, critic["kernel"][x, 0] + critic["bias"][0])
+        np.testing.assert_array_equal(logits, policy.kernel[x] + policy.bias)
+        np.testing.assert_array_equal(value, critic.kernel[x, 0] + critic.bias[0])
 
 
 def test_activations_differ():
@@ -199,11 +213,8 @@ def test_activations_differ():
     assert not np.allclose(tanh.apply(params, 3 * x)[1], 3 * tanh.apply(params, x)[1], rtol=1e-2)
 
 
-@pytest.mark.parametrize("module", [network(), network(()), Linear(5, 1.0, 10)], ids=["deep", "flat", "linear"])
-def test_a_full_slice_stands_for_all_categories(module):
-    params = randomized(init(module))
-    with jax.numpy_rank_promotion("allow"):
-        of_slice, of_all = (module.apply(params, x) for x in (slice(None), jnp.arange(10)))
-    assert jax.tree.leaves(of_slice)[0].shape[0] == 10
-    for a, b in zip(jax.tree.leaves(of_slice), jax.tree.leaves(of_all), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+def test_layer():
+    layer = Layer(jnp.arange(6.0).reshape(3, 2), jnp.array([10.0, 20.0]))
+    np.testing.assert_array_equal(layer(jnp.array(2)), [14, 25])
+    np.testing.assert_array_equal(layer(jnp.array(2, jnp.uint8)), [14, 25])
+    np.testing.assert_array_equal(layer(jnp.array([1.0, 0.0, -1.0])), [6, 16])

@@ -65,7 +65,7 @@ def assert_well_formed(obs):
     assert is_solvable(obs)
 
 
-@pytest.mark.parametrize("shape", [(7, 7), (1, 9), (9, 1), (2, 2), (5, 9), (1, 2), (2, 1)])
+@pytest.mark.parametrize("shape", [(7, 7), (1, 9), (9, 1), (2, 2), (5, 9), (1, 2)])
 def test_every_layout_is_solvable(shape):
     env = RandomGridWorld(*shape)
     for params, number in ((FULL, 1000), (CROWDED, 500), (NO_WALLS, 500), (env.default_params, 2000)):
@@ -87,9 +87,9 @@ def test_planes_show_the_state(shape):
     assert not state.time.any()
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (1, 4), (4, 1)])
-def test_start_and_goal_are_uniform_over_ordered_pairs(shape):
-    number, cells = 30_000, shape[0] * shape[1]
+@pytest.mark.parametrize(("shape", "number"), [((2, 3), 30_000), ((2, 2), 2000), ((1, 9), 2000)])
+def test_start_and_goal_are_uniform_over_ordered_pairs(shape, number):
+    cells = shape[0] * shape[1]
     _, state = jax.device_get(resets(RandomGridWorld(*shape), RandomGridWorldParams(), jax.random.key(2), number))
     start = state.agent @ [shape[1], 1]
     goal = state.goal @ [shape[1], 1]
@@ -125,16 +125,15 @@ def test_layouts_differ_between_resets():
     _, again = jax.device_get(resets(RandomGridWorld(), RandomGridWorldParams(), jax.random.key(5), 2000))
     jax.tree.map(np.testing.assert_array_equal, state, again)
     # The ways differ even between the same ends.
-    _, full = jax.device_get(resets(RandomGridWorld(4, 4), FULL, jax.random.key(6), 2000))
-    corners = np.all(full.agent == 0, axis=1) & np.all(full.goal == 3, axis=1)
-    assert corners.sum() >= 3
-    assert len({walls.tobytes() for walls in full.walls[corners]}) > 1
+    _, full = jax.device_get(resets(RandomGridWorld(2, 2), FULL, jax.random.key(6), 2000))
+    corners = np.all(full.agent == 0, axis=1) & np.all(full.goal == 1, axis=1)
+    assert len({walls.tobytes() for walls in full.walls[corners]}) == 2
 
 
-@pytest.mark.parametrize("shape", [(7, 7), (1, 5), (3, 2)])
+@pytest.mark.parametrize("shape", [(7, 7), (1, 9), (2, 2)])
 def test_action_mask_offers_the_moves_that_lead_elsewhere(shape):
     env = RandomGridWorld(*shape)
-    obs, _ = resets(env, CROWDED, jax.random.key(7), 500)
+    obs = resets(env, CROWDED, jax.random.key(7), 2000)[0][:500]
     mask = jax.vmap(env.action_mask, (0, None))(obs, CROWDED)
     assert mask.dtype == bool
     for observed, offered in zip(np.asarray(obs), mask.tolist(), strict=True):
@@ -242,6 +241,14 @@ def test_slip_frequencies(action):
     straight, right, back, left = slips(action, 1.0)
     assert straight == back == 0
     assert stats.chisquare([right, left]).pvalue > SIGNIFICANCE
+
+
+def test_slip_of_zero_is_exact_for_the_smallest_draw(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.float32(0))
+    env, empty = RandomGridWorld(5, 5), jnp.zeros((5, 5), bool)
+    state = RandomGridWorldState(empty, empty, jnp.array([0, 0]), jnp.array([2, 2]), jnp.int32(0))
+    _, state, *_ = env.step_env(jax.random.key(0), state, 0, RandomGridWorldParams(slip=0.0))
+    assert state.agent.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
