@@ -144,7 +144,8 @@ class Result(NamedTuple):
 def _train(config: Config, seeds: Seeds, console: Console) -> None:
     """Train, and print what came of it."""
     device = jax.devices()[0]
-    console.print(f"[bold]{seeds.num_seeds:,} agents[/bold] from seed {seeds.seed}, on {device.platform}, each:")
+    agents = f"{seeds.num_seeds:,} agent{'s' if seeds.num_seeds > 1 else ''}"
+    console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {device.platform}, each:")
     console.print(describe(config))
     result = _run(config, seeds)
     steps = seeds.num_seeds * config.num_updates * config.batch_size

@@ -19,7 +19,7 @@ def describe(config: Config) -> str:
     """
     env, env_params = environment(config)
     lines = [
-        f"environment        {name(config)}",
+        f"environment        {config.env}",
         f"updates            {config.num_updates:,} x {config.batch_size:,} steps "
         f"({config.num_envs:,} environments x {config.num_steps:,} steps)",
         f"gradient steps     {config.num_updates * config.num_epochs * config.num_minibatches:,} "
@@ -39,11 +39,6 @@ def describe(config: Config) -> str:
     if not interface.tells_truncation(env, env_params):
         lines.append("time limits        taken as terminations: the environment's step gives five values, not six")
     return "\n".join(lines)
-
-
-def name(config: Config) -> str:
-    """The environment's id, or the name that the object gives itself."""
-    return config.env if isinstance(config.env, str) else config.env.name
 
 
 def num_parameters(config: Config) -> int:

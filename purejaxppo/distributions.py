@@ -27,8 +27,8 @@ class Categorical(NamedTuple):
             mask: `[..., A]` booleans with at least one true entry per row, or None to allow every action.
 
         An action that is masked has probability exactly 0: it is never sampled and never the mode, it adds nothing
-        to the entropy, and its log-probability is the lowest finite number, whose exponential is 0 and whose
-        gradient is 0 and finite.
+        to the entropy, its log-probability is the lowest finite number, whose exponential is 0, and its logit has no
+        gradient.
         """
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
@@ -38,7 +38,9 @@ class Categorical(NamedTuple):
         log_probs, probs = logits - jnp.log(total), weights / total
         cumulative = jax.lax.stop_gradient(jnp.cumsum(probs, axis=-1))
         # x / x is exactly 1, so that no u < 1 falls behind the last action that has a probability.
-        return cls(log_probs, cumulative / cumulative[..., -1:], -jnp.sum(probs * log_probs, axis=-1))
+        # Without `where`, a gradient would multiply the probability 0 by the lowest number times its weight: 0 * -inf.
+        entropy = -jnp.sum(probs * jnp.where(probs > 0, log_probs, 0), axis=-1)
+        return cls(log_probs, cumulative / cumulative[..., -1:], entropy)
 
     def sample(self, uniform: Array) -> Array:
         """The action at `uniform` in [0, 1) of the inverse cumulative distribution: `min {a : u < P(A <= a)}`.

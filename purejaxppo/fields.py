@@ -35,6 +35,7 @@ POSITIVE = Allowed("a finite number > 0", lambda x: x > 0)
 NON_NEGATIVE = Allowed("a finite number >= 0", lambda x: x >= 0)
 UNIT_INTERVAL = Allowed("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
 FINITE = Allowed("a finite number", lambda x: x == x)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 COUNT = Allowed("an integer >= 1", lambda x: x >= 1, integer=True)
 SWITCH = Allowed("True or False", lambda x: isinstance(x, bool | np.bool_))
 
@@ -120,23 +121,39 @@ def _check_static(name: str, value: Any, allowed: Allowed) -> Any:
 def _check_traced(name: str, value: Any, allowed: Allowed) -> Any:
     if isinstance(value, jax.core.Tracer):
         return value
-    is_array = isinstance(value, np.ndarray | jax.Array)
-    if isinstance(value, bool) or not (is_array or isinstance(value, numbers.Real)):
-        raise ConfigError.of(name, value, f"{allowed.text}, or an array of such")
-    concrete = np.asarray(value)
-    if concrete.dtype.kind not in "iuf" or not np.all(np.isfinite(concrete) & allowed.holds(concrete)):
-        raise ConfigError.of(name, value, allowed.text)
-    if concrete.ndim:
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+        _check_array(name, value, allowed)
         return value
-    # Python scalars of one type, whatever was given: equal programs for 1, np.float64(1) and jnp.float32(1).
-    return _as_integer(name, value, allowed) if allowed.integer else float(value)
+    if allowed.integer:
+        scalar: int | float = _as_integer(name, value, allowed)
+    else:
+        number = _as_number(value)
+        scalar = float(number) if number is not None and abs(number) <= FLOAT32_MAX else math.nan
+    if math.isnan(scalar) or not allowed.holds(scalar):
+        raise ConfigError.of(name, value, allowed.text)
+    return scalar
+
+
+def _check_array(name: str, array: Any, allowed: Allowed) -> None:
+    is_number = any(jax.numpy.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating))
+    concrete = np.asarray(array) if is_number else np.array(np.nan)
+    is_whole = (concrete == np.floor(concrete)) | (not allowed.integer)
+    if not np.all(np.isfinite(concrete) & is_whole & allowed.holds(concrete)):
+        raise ConfigError.of(name, array, allowed.text)
 
 
 def _as_integer(name: str, value: Any, allowed: Allowed) -> int:
-    is_number = isinstance(value, numbers.Real) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0)
-    if isinstance(value, bool) or not is_number or not math.isfinite(value) or int(value) != value:
+    number = _as_number(value)
+    if number is None or not abs(number) < 2**63 or int(number) != number:
         raise ConfigError.of(name, value, allowed.text)
-    return int(value)
+    return int(number)
+
+
+def _as_number(value: Any) -> Any:
+    """A number, or an array of a single one, as a Python or NumPy scalar: equal programs for 1 and jnp.float32(1)."""
+    if isinstance(value, np.ndarray | jax.Array) and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
+        value = value.item() if value.ndim == 0 else None
+    return value if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
 
 
 def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:

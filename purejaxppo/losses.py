@@ -64,14 +64,16 @@ def ppo_loss(
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": mean_entropy,
-        "approx_kl": jnp.mean(ratio - 1.0 - log_ratio),
+        "approx_kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1, exact where it is small
         "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > clip_eps, dtype=ratio.dtype),
     }
 
 
 def standardize(x: Array) -> Array:
     """`x` shifted and scaled to mean 0 and standard deviation 1."""
-    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+    centred = x - jnp.mean(x)
+    centred -= jnp.mean(centred)  # what rounding left: a constant becomes 0, not noise of size 1
+    return centred / (jnp.std(centred) + 1e-8)
 
 
 def explained_variance(value: Array, target: Array) -> Array:
@@ -79,5 +81,5 @@ def explained_variance(value: Array, target: Array) -> Array:
 
     1 is a perfect fit, 0 no better than a constant; NaN where the target does not vary.
     """
-    variance = jnp.var(target)
-    return jnp.where(variance > 0, 1.0 - jnp.var(target - value) / variance, jnp.nan)
+    varies = jnp.max(target) > jnp.min(target)
+    return jnp.where(varies, 1.0 - jnp.var(target - value) / jnp.var(target), jnp.nan)

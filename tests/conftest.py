@@ -1,5 +1,7 @@
 """Strict settings for every test."""
 
+from collections.abc import Iterator
+
 import jax
 import pytest
 
@@ -9,3 +11,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # Programs compiled once serve later runs of the tests.
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most tests spend their time compiling, and little running; the slow ones are the other way round."""
+    is_slow = request.node.get_closest_marker("slow") is not None
+    jax.config.update("jax_disable_most_optimizations", not is_slow)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
-from gymnax.environments.environment import EnvParams, Environment
+from gymnax.environments.environment import Environment, EnvParams
 
 
 class State(NamedTuple):

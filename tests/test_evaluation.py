@@ -7,6 +7,7 @@ import pytest
 
 from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
 from purejaxppo.acting import policy_table
+from purejaxppo.evaluation import EVALUATION
 from tests import probes
 
 KEY = jax.random.key(3)
@@ -69,15 +70,21 @@ def test_a_time_limit_ends_an_episode():
 
 
 def test_random_numbers_differ_from_those_of_training(state):
-    starts = init(CONFIG.replace(num_envs=64, num_minibatches=1), KEY).runners.obs
-    limited = CONFIG.replace(env_params=GridWorldParams(max_steps_in_episode=1, step_cost=0.0))
-    del limited
-    derived = jax.random.key_data(jax.random.split(KEY, 100_000))
-    from purejaxppo.evaluation import EVALUATION
-
+    """Training splits its key; none of so many parts is the key that evaluation starts from."""
+    parts = jax.random.key_data(jax.random.split(KEY, 100_000))
     own = jax.random.key_data(jax.random.fold_in(KEY, EVALUATION))
-    assert not np.any(np.all(derived == own, axis=-1))
-    assert len(starts) == 64
+    assert not np.any(np.all(parts == own[None], axis=-1))
+    # And so the first cells are others than those of as many training environments from the same key.
+    config = CONFIG.replace(num_envs=64, env_params=GridWorldParams(max_steps_in_episode=1))
+    trained_from = np.asarray(init(config, KEY).runners.obs)
+    best = np.asarray(policy_table(config, state.params).action.mode())
+    prize = {"M": 5, "m": 4, "D": -5}
+    env = GridWorld("treasure")
+    first_rewards = [
+        prize.get(str(env.map.symbol[env.map.next_cell[cell, best[cell]]]), 0) - 1 for cell in trained_from
+    ]
+    episodes = evaluate(config, state, KEY, num_episodes=64)
+    assert np.any(np.asarray(episodes.episode_return) != first_rewards)
 
 
 def test_vmapped_over_seeds_equals_single_calls():

@@ -129,7 +129,9 @@ def test_array_without_axes_that_is_not_a_number(name, value):
     refused(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [("size", -(10**400)), ("steps", -(10**400)), ("rate", 10**400)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("size", -(10**400)), ("steps", -(10**400)), ("rate", 10**400)], ids=["size", "steps", "rate"]
+)
 def test_integers_beyond_floats(name, value):
     refused(**{name: value})
 

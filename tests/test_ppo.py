@@ -8,11 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, RandomGridWorld, init, train, update
-from purejaxppo import acting, ppo
+from purejaxppo import (
+    Config,
+    ConfigError,
+    GridWorld,
+    GridWorldParams,
+    RandomGridWorld,
+    acting,
+    gae,
+    init,
+    ppo,
+    train,
+    update,
+)
 from tests import probes
 
-SMALL: dict[str, Any] = {"num_envs": 8, "num_steps": 16, "total_timesteps": 8 * 16 * 4, "hidden_sizes": (16,), "lr": 2.5e-3}
+SMALL: dict[str, Any] = {
+    "num_envs": 8,
+    "num_steps": 16,
+    "total_timesteps": 8 * 16 * 4,
+    "hidden_sizes": (16,),
+    "lr": 2.5e-3,
+}
 KINDS = {
     "table": Config(**SMALL),
     "table, unmasked": Config(env=GridWorld("treasure", mask_blocked=False), **SMALL),
@@ -53,7 +70,7 @@ def batch_of(config, state):
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
     config, states = run
     for state in states:
-        first = jax.tree.map(lambda leaf: leaf[: config.minibatch_size], batch_of(config, state))  # noqa: B023
+        first = jax.tree.map(lambda leaf: leaf[: config.minibatch_size], batch_of(config, state))
         _, metrics = ppo._loss(config, state.params, first)
         assert abs(metrics["approx_kl"]) < 1e-6
         assert metrics["clip_fraction"] == 0
@@ -132,7 +149,7 @@ def test_learning_rate_is_annealed_to_zero():
     assert_trees_close(annealed.params, last.params, rtol=0, atol=0)
     constant, _ = update(config.replace(anneal_lr=False), last)
     first, _ = update(config, init(config, KEY))
-    assert_trees_close(constant.params, first.params, rtol=0, atol=1e-7)
+    assert_trees_close(constant.params, first.params, rtol=0, atol=1e-6)
 
 
 def test_same_key_same_bits_and_other_key_other_bits():
@@ -188,22 +205,22 @@ def test_vmap_over_hyperparameters_equals_single_runs():
     np.testing.assert_allclose(losses, single, rtol=1e-3)
 
 
-def test_configurations_that_differ_in_traced_values_share_one_program():
-    class Counting(probes.Probe):
-        traces = 0
+def test_configurations_that_differ_in_traced_values_share_one_program(monkeypatch):
+    traces = []
 
-        def reset_env(self, key, params):
-            Counting.traces += 1
-            return super().reset_env(key, params)
+    def counted_gae(*args, **kwargs):
+        traces.append(1)
+        return gae(*args, **kwargs)
 
-    config = Config(env=Counting(), **SMALL)
+    monkeypatch.setattr(ppo, "gae", counted_gae)
+    config = Config(**SMALL | {"num_envs": 3, "num_minibatches": 2, "total_timesteps": 100})
     train(config, KEY)
-    traces = Counting.traces
+    assert len(traces) == 1
     train(config.replace(lr=0.1, gamma=1, gae_lambda=np.float64(0.5), clip_eps=jnp.float32(0.3)), KEY)
     train(config.replace(ent_coef=0, vf_coef=1.0, max_grad_norm=1e9), jax.random.key(1))
-    assert Counting.traces == traces > 0
+    assert len(traces) == 1
     train(config.replace(num_epochs=2), KEY)
-    assert Counting.traces > traces
+    assert len(traces) == 2
 
 
 CHANGES: list[dict[str, Any]] = [

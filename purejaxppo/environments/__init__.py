@@ -72,10 +72,10 @@ def check(env: Any, env_params: Any) -> None:
         hash(env)
         default_params = env.default_params
         action_space, obs_space = env.action_space(default_params), env.observation_space(default_params)
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, NotImplementedError) as error:
         allowed = "an id, the path of a map (*.txt), or a hashable environment with gymnax's interface"
-        raise ConfigError(f"env={env!r}: must be {allowed} ({error})") from None
-    name = getattr(env, "name", type(env).__name__)
+        raise ConfigError(f"env={env!r}: must be {allowed} ({error!r})") from None
+    name = str(getattr(env, "name", type(env).__name__))
     if not isinstance(action_space, spaces.Discrete):
         raise ConfigError(f"env={name!r}: must have discrete actions, but its action space is {action_space}")
     if not isinstance(obs_space, spaces.Discrete | spaces.Box):

@@ -43,11 +43,10 @@ def read(layout: str | Path) -> str:
         return (resources.files("purejaxppo.environments") / "maps" / f"{layout}.txt").read_text().rstrip("\n")
     if isinstance(layout, str) and ("\n" in layout or not set(layout) - set(SYMBOLS)):
         return layout.rstrip("\n")
-    path = Path(layout)
-    if not path.exists():
-        raise unknown_name("layout", str(layout), names())
     try:
-        return path.read_text().rstrip("\n")
+        return Path(layout).read_text().rstrip("\n")
+    except FileNotFoundError:
+        raise unknown_name("layout", str(layout), names()) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"layout={str(layout)!r}: cannot be read as text ({error})") from None
 

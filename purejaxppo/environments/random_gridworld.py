@@ -54,11 +54,14 @@ class RandomGridWorld(Environment):
 
     Attributes:
         height, width: the size of the map in cells, at least two cells in all.
+        features_as: what the networks read, "egocentric" (the map around the agent, `[2H-1, 2W-1, 3]`, walls beyond its
+            border) or "planes" (the observation).
         mask_blocked: whether moves that are blocked are masked; otherwise they are offered, and bump.
     """
 
     height: int = 7
     width: int = 7
+    features_as: str = "egocentric"
     mask_blocked: bool = True
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class RandomGridWorld(Environment):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError.of(field, value, COUNT.text)
+        if self.features_as not in ("egocentric", "planes"):
+            raise ConfigError.of("features_as", self.features_as, "one of 'egocentric', 'planes'")
         if self.height * self.width < 2:
             raise ConfigError.of("width", self.width, "at least 2 where height=1: start and goal differ")
 
@@ -94,7 +99,14 @@ class RandomGridWorld(Environment):
         return spaces.Dict({"walls": plane, "dragons": plane, "goal": place, "agent": place, "time": time})
 
     def features(self, obs: Array) -> Array:
-        return flatten(obs)
+        if self.features_as == "planes":
+            return flatten(obs)
+        row, column = divmod(jnp.argmax(obs[..., 3]), self.width)
+        above, beside = self.height - 1, self.width - 1
+        padding = ((above, above), (beside, beside))
+        walls = jnp.pad(obs[..., 0], padding, constant_values=1)
+        planes = jnp.stack([walls, jnp.pad(obs[..., 1], padding), jnp.pad(obs[..., 2], padding)], axis=-1)
+        return jax.lax.dynamic_slice(planes, (row, column, 0), (2 * above + 1, 2 * beside + 1, 3)).reshape(-1)
 
     def action_mask(self, obs: Array, params: RandomGridWorldParams) -> Array | None:
         if not self.mask_blocked:

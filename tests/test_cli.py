@@ -1,0 +1,97 @@
+"""The command line, as a user meets it."""
+
+import re
+
+import pytest
+
+from purejaxppo import cli
+
+SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
+
+
+def test_train_prints_what_it_did(capsys):
+    assert cli.main(["train", *SMALL, "--num-seeds", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "3 agents from seed 0" in out
+    assert re.search(r"updates +2 x 32 steps", out)
+    assert re.search(r"compile time +\d+\.\d s\nrun time +\d+\.\d s", out)
+    assert re.search(r"throughput +[\d,]+ environment steps/s \(192 steps over all agents\)", out)
+    assert re.search(r"mean -?\d+\.\d+, 95% interval \[.+\], best -?\d+\.\d+, worst -?\d+\.\d+", out)
+    picture = out[out.index("episodes, greedy") :]
+    assert picture.count("D") >= 3
+    assert len(re.findall("[↑→↓←]", picture)) >= 25
+    assert len(re.findall(r"-?\d\.\d\d", picture)) == 25
+
+
+def test_one_seed_on_another_environment(capsys):
+    assert cli.main(["train", "--env", "CartPole-v1", *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "1 agent from seed 0" in out
+    assert "one seed: no interval" in out
+
+
+def test_a_map_file_with_parameters(capsys, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("S.M\n.D.\n")
+    assert cli.main(["train", "--env", str(path), "--env-params", "slip=0.5", "max_steps_in_episode=7", *SMALL]) == 0
+    assert "GridWorld" in capsys.readouterr().out
+
+
+def test_flags_reach_the_configuration():
+    flags = ["--env=CartPole-v1", "--lr", "0.1", "--no-anneal-lr", "--hidden-sizes", "3", "5", "--activation", "relu"]
+    config, seeds = cli._parse(["train", *flags, "--num-seeds", "2", "--seed", "9"])
+    assert (config.env, config.lr, config.anneal_lr) == ("CartPole-v1", 0.1, False)
+    assert (config.hidden_sizes, config.activation) == ((3, 5), "relu")
+    assert (seeds.num_seeds, seeds.seed) == (2, 9)
+    config, seeds = cli._parse(["train"])
+    assert (config.env, seeds.num_seeds) == ("GridWorld-treasure", 1024)
+    config, _ = cli._parse(["train", "--env-params", "slip=0.25"])
+    assert config.env_params.slip == 0.25
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "subcommand"),
+        (["nope"], "nope"),
+        (["train", "--gama", "1"], "--gama"),
+        (["train", "--lr"], "--lr"),
+        (["train", "--lr", "abc"], "'abc'"),
+        (["train", "--lr", "-1"], "lr=-1.0: must be a finite number > 0"),
+        (["train", "--lr", "nan"], "lr=nan: must be a finite number > 0"),
+        (["train", "--num-minibatches", "7"], "num_minibatches=7: must be a divisor"),
+        (["train", "--total-timesteps", "1"], "total_timesteps=1: must be at least"),
+        (["train", "--env", "GridWorld-tresure"], "did you mean 'GridWorld-treasure'?"),
+        (["train", "--env", "Pendulum-v1"], "must have discrete actions"),
+        (["train", "--env", "missing.txt"], "missing.txt"),
+        (["train", "--env-params", "slp=1"], "did you mean 'slip'?"),
+        (["train", "--env-params", "slip=x"], "must be name=number"),
+        (["train", "--env-params", "slip=2"], "slip=2.0: must be a number in [0, 1]"),
+        (["train", "--activation", "gelu"], "activation='gelu': must be one of 'tanh', 'relu'"),
+        (["train", "--num-seeds", "0"], "num_seeds=0: must be an integer >= 1"),
+        (["train", "--seed", "-1"], "seed=-1: must be an integer in [0, 2**32)"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2_before_anything_compiles(argv, said, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_train", lambda *_: pytest.fail("it went on"))
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_broken_map_is_one_line_with_its_place(capsys, tmp_path):
+    path = tmp_path / "broken.txt"
+    path.write_text("S.M\n.x.\n")
+    assert cli.main(["train", "--env", str(path)]) == 2
+    assert "line 2, column 2" in capsys.readouterr().err
+
+
+def test_help_names_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for flag in ("--env", "--env-params", "--total-timesteps", "--lr", "--clip-value", "--num-seeds", "--seed"):
+        assert flag in out

@@ -1,5 +1,0 @@
-import purejaxppo
-
-
-def test_import():
-    assert set(purejaxppo.__all__) <= set(dir(purejaxppo))
