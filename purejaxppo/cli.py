@@ -28,7 +28,7 @@ from purejaxppo.ppo import TrainState, train
 
 DEFAULT_ENV = "GridWorld-treasure"
 # Sizes that suit a thousand agents on the small default map; every other environment starts from Config's defaults.
-DEFAULT_JOB = {"num_envs": 64, "num_steps": 32, "total_timesteps": 81_920, "hidden_sizes": (32,), "lr": 5e-3}
+DEFAULT_JOB = {"num_envs": 64, "num_steps": 32, "total_timesteps": 65_536, "hidden_sizes": (32,), "lr": 5e-3}
 EVALUATION_EPISODES = 128
 HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.
 

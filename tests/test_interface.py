@@ -258,7 +258,9 @@ def test_unhashable_environments_are_refused(env):
 
 
 @pytest.mark.parametrize(
-    "env", [None, 3, 2.5, object(), ["GridWorld-maze"], {}, GridWorld, len, (1, 2), True], ids=repr
+    "env",
+    [None, 3, 2.5, object(), ["GridWorld-maze"], {}, GridWorld, len, (1, 2), True],
+    ids=lambda env: type(env).__name__,
 )
 def test_what_is_no_environment_is_refused(env):
     with pytest.raises(ConfigError, match="env="):
