@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import tyro
 from jax import Array
 
-from purejaxppo import costs
 from purejaxppo.acting import environment, start, uses_table
 from purejaxppo.config import Config
 from purejaxppo.environments import interface
@@ -224,7 +223,7 @@ def result(case: Case, program: Program, seconds: list[float], peak_gflops: floa
     median = statistics.median(seconds)
     flops = flops_per_step(case.config)
     return {
-        "env": costs.name(case.config),
+        "env": str(case.config.env),
         "num_envs": case.config.num_envs,
         "num_steps": case.config.num_steps,
         "num_epochs": case.config.num_epochs,

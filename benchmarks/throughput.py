@@ -8,7 +8,7 @@ import measure
 
 CASES = (  # environment, number of environments, updates: about a second or two on two CPU cores
     ("GridWorld-dragons", 1024, 30),
-    ("CartPole-v1", 1024, 2),
+    ("CartPole-v1", 1024, 4),
     ("CartPole-v1", 64, 20),
     ("CartPole-v1", 4, 250),
     ("Breakout-MinAtar", 64, 5),

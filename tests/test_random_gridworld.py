@@ -310,4 +310,25 @@ def test_gymnax_contract():
     assert env.state_space(params).contains(state)
     assert reward.dtype == jnp.float32
     assert terminated.dtype == truncated.dtype == bool
-    assert env.features(obs).shape == (48,)
+    assert env.features(obs).shape == (5 * 7 * 3,)
+    planes = RandomGridWorld(3, 4, features_as="planes")
+    np.testing.assert_array_equal(planes.features(obs), np.asarray(obs).reshape(-1))
+
+
+def test_egocentric_features_are_the_map_around_the_agent():
+    env = RandomGridWorld(3, 4)
+    for seed in range(20):
+        obs, _ = env.reset(jax.random.key(seed))
+        window = np.asarray(env.features(obs)).reshape(5, 7, 3)
+        (row,), (column,) = np.nonzero(np.asarray(obs)[:, :, 3])
+        for r in range(5):
+            for c in range(7):
+                y, x = row + r - 2, column + c - 3
+                inside = 0 <= y < 3 and 0 <= x < 4
+                expected = obs[y, x, :3] if inside else [1, 0, 0]
+                np.testing.assert_array_equal(window[r, c], expected)
+
+
+def test_unknown_features_are_refused():
+    with pytest.raises(ConfigError, match="features_as='pixels': must be one of 'egocentric', 'planes'"):
+        RandomGridWorld(features_as="pixels")
