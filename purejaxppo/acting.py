@@ -37,7 +37,7 @@ class Transition(NamedTuple):
     action: Array
     log_prob: Array
     value: Array
-    next_value: Array  # of the true successor, before any reset
+    next_obs: Array  # the true successor, before any reset
     reward: Array
     terminated: Array
     done: Array  # terminated or truncated
@@ -121,7 +121,7 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
             action=action,
             log_prob=now.action.log_prob(action),
             value=now.value,
-            next_value=act(step.next_obs).value,
+            next_obs=step.next_obs,
             reward=step.reward,
             terminated=step.terminated,
             done=step.done,
@@ -139,3 +139,18 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
     shape = (config.num_steps, config.num_envs)
     randomness = jax.random.uniform(key_action, shape), jax.random.split(key_env, shape)
     return jax.lax.scan(jax.vmap(step), runners, randomness)
+
+
+def next_values(config: Config, params: Any, runners: Runner, transitions: Transition) -> Array:
+    """The value of every transition's true successor, `[T, N]`, after the rollout that gave both.
+
+    Where an episode goes on, the successor is what the next row saw, and its value is there already. Where it
+    terminated, there is none, and any number will do. Only a time limit cuts an episode off before its successor is
+    seen; where that happened, the successors are evaluated.
+    """
+    t = transitions
+    evaluate = jax.vmap(lambda obs: policy(config, params, config.batch_size)(obs).value)
+    following = jnp.concatenate([t.value[1:], evaluate(runners.obs)[None]])
+    is_cut = jnp.any(t.done & ~t.terminated)
+    of_successors = jax.lax.cond(is_cut, jax.vmap(evaluate), lambda obs: jnp.zeros_like(t.value), t.next_obs)
+    return jnp.where(t.done, of_successors, following)

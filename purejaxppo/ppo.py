@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from purejaxppo.acting import Runner, Transition, environment, network, policy, rollout, start, uses_table
+from purejaxppo.acting import Runner, Transition, environment, network, next_values, policy, rollout, start, uses_table
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config
 from purejaxppo.environments import interface
@@ -81,18 +81,18 @@ def update(config: Config, state: TrainState) -> tuple[TrainState, Metrics]:
     """
     key_rollout, key_learn, key = jax.random.split(state.key, 3)
     runners, transitions = rollout(config, state.params, state.runners, key_rollout)
-    batch = _to_batch(config, transitions)
+    batch = _to_batch(config, transitions, next_values(config, state.params, runners, transitions))
     params, opt_state, metrics = _learn(config, state, batch, key_learn)
     metrics |= _episode_metrics(transitions)
     metrics["explained_variance"] = explained_variance(batch.value, batch.target)
     return TrainState(params, opt_state, runners, key, state.num_updates + 1), metrics
 
 
-def _to_batch(config: Config, transitions: Transition) -> Batch:
+def _to_batch(config: Config, transitions: Transition, next_value: Array) -> Batch:
     """Transitions `[T, N]` with their advantages as one batch `[T * N]`."""
     estimate = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     t = transitions
-    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(t.reward, t.value, t.next_value, t.terminated, t.done)
+    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(t.reward, t.value, next_value, t.terminated, t.done)
     batch = Batch(t.obs, t.action, t.log_prob, t.value, advantage, target)
     return jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), batch)
 
@@ -124,7 +124,9 @@ def _learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple
 
 def _minibatch(config: Config, batch: Batch, indices: Array) -> Batch:
     """The samples at `indices`, their advantages standardised if so configured."""
-    minibatch = jax.tree.map(lambda leaf: leaf[indices], batch)
+    look_up = partial(jnp.take, indices=indices, axis=0, mode="clip")
+    # The barrier keeps XLA from repeating the look-up in every sum that standardising needs.
+    minibatch = jax.lax.optimization_barrier(jax.tree.map(look_up, batch))
     if config.normalize_advantage:
         minibatch = minibatch._replace(advantage=standardize(minibatch.advantage))
     return minibatch

@@ -63,8 +63,8 @@ def run(request):
 def batch_of(config, state):
     """The batch that `update` learns from."""
     key_rollout = jax.random.split(state.key, 3)[0]
-    _, transitions = acting.rollout(config, state.params, state.runners, key_rollout)
-    return ppo._to_batch(config, transitions)
+    runners, transitions = acting.rollout(config, state.params, state.runners, key_rollout)
+    return ppo._to_batch(config, transitions, acting.next_values(config, state.params, runners, transitions))
 
 
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
@@ -113,12 +113,15 @@ def test_next_value_is_that_of_the_true_successor():
     env = GridWorld("treasure", mask_blocked=False)
     config = Config(env=env, env_params=GridWorldParams(max_steps_in_episode=3), **SMALL)
     state = init(config, KEY)
-    _, t = acting.rollout(config, state.params, state.runners, KEY)
+    runners, t = acting.rollout(config, state.params, state.runners, KEY)
+    next_value = np.asarray(acting.next_values(config, state.params, runners, t))
     assert np.sum(t.done & ~t.terminated) > 5
     assert np.sum(t.terminated) > 5
     successor = env.map.next_cell[np.asarray(t.obs), np.asarray(t.action)]
     value = np.asarray(acting.policy_table(config, state.params).value)
-    np.testing.assert_allclose(t.next_value, value[successor], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(t.next_obs, successor)
+    goes_on = ~np.asarray(t.terminated)
+    np.testing.assert_allclose(next_value[goes_on], value[successor][goes_on], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(t.value, value[np.asarray(t.obs)], rtol=1e-5, atol=1e-6)
     # Where no episode ended, the successor is what is seen next.
     stays = ~np.asarray(t.done)[:-1]
