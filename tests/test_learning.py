@@ -75,15 +75,13 @@ def test_frozen_lake_comes_close_to_the_exact_optimum():
     """Dynamic programming on the same dynamics gives a success probability of 0.7442, within 100 steps."""
     config = Config(env="FrozenLake-misc", num_envs=64, total_timesteps=1_000_000, lr=2.5e-3)
     states, _ = train_seeds(config, 4)
-    episodes = jax.vmap(lambda state: evaluate(config, state, jax.random.key(1), num_episodes=10_000))(states)
+    episodes = jax.vmap(lambda state: evaluate(config, state, jax.random.key(1), num_episodes=40_000))(states)
     success = np.asarray(episodes.episode_return.mean(axis=1))
-    assert np.all((success >= 0.70) & (success <= 0.75 + 0.01)), success
+    assert np.all((success >= 0.70) & (success <= 0.75)), success
 
 
 def test_random_gridworlds_never_seen_are_solved():
-    config = Config(
-        env="RandomGridWorld", num_envs=256, num_steps=32, total_timesteps=5_000_000, lr=1e-3, hidden_sizes=(128, 128)
-    )
+    config = Config(env="RandomGridWorld", num_envs=256, num_steps=32, total_timesteps=1_500_000, lr=1e-3)
     state, _ = train(config, jax.random.key(0))
     episodes = evaluate(config, state, jax.random.key(1), num_episodes=4_000)
     success = np.mean(np.asarray(episodes.episode_return) > 0)
