@@ -1,5 +1,6 @@
 """Proximal Policy Optimization (Schulman et al., 2017), Algorithm 1: train, init, update, learn."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -161,8 +162,9 @@ def _num_chunks(config: Config, params: Any) -> int:
         return 1
     widest = max(max(leaf.shape) for leaf in jax.tree.leaves(params))
     fewest = config.minibatch_size * widest / CACHED_ACTIVATIONS
-    divisors = (n for n in range(1, config.minibatch_size + 1) if config.minibatch_size % n == 0)
-    return next(n for n in divisors if n >= fewest or n == config.minibatch_size)
+    # Equal chunks of about that size, if there are any; a prime number of samples stays whole.
+    candidates = range(math.ceil(fewest), math.ceil(4 * fewest))
+    return next((n for n in candidates if config.minibatch_size % n == 0), 1)
 
 
 def _loss(config: Config, params: Any, minibatch: Batch) -> tuple[Array, Metrics]:

@@ -109,6 +109,13 @@ def test_chunked_gradient_equals_the_whole(monkeypatch):
     assert_trees_close(ppo._gradient(config, state.params, batch), whole, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "limit", "chunks"), [(96, 96, 1), (96, 95, 2), (96, 20, 6), (97, 20, 1), (97, 1, 97)])
+def test_chunks_are_equal_and_not_much_smaller_than_they_may_be(size, limit, chunks, monkeypatch):
+    config = Config(env="CartPole-v1", num_envs=size, num_steps=1, num_minibatches=1, total_timesteps=size)
+    monkeypatch.setattr(ppo, "CACHED_ACTIVATIONS", 64 * limit)
+    assert ppo._num_chunks(config, {"kernel": np.zeros((64, 4))}) == chunks
+
+
 def test_next_value_is_that_of_the_true_successor():
     env = GridWorld("treasure", mask_blocked=False)
     config = Config(env=env, env_params=GridWorldParams(max_steps_in_episode=3), **SMALL)
