@@ -197,6 +197,7 @@ def _picture(config: Config, env: GridWorld, result: Result, width: int) -> Any:
     votes = np.asarray(jnp.sum(jax.nn.one_hot(actions, env.num_actions), axis=0))
     picture = draw_map(env, np.asarray(table.value.mean(axis=0)), votes.argmax(axis=1), width)
     picture.append(
-        "value: mean over agents; arrow: the move most agents prefer; M lots of money, m money, D dragon, S start"
+        "number: mean value over agents; arrow: the move that most agents prefer\n"
+        "M lots of money, m money, D dragon, S start, grey: wall"
     )
     return picture

@@ -9,9 +9,9 @@ from purejaxppo.environments.layout import ACTIONS, DRAGON, FLOOR, LOTS_OF_MONEY
 
 ARROWS = dict(zip(ACTIONS, "↑→↓←", strict=True))
 PRIZES = {
-    LOTS_OF_MONEY: (LOTS_OF_MONEY, "bold black on #ffc800"),
-    MONEY: (MONEY, "black on #d9a900"),
-    DRAGON: (DRAGON, "bold white on #b00020"),
+    LOTS_OF_MONEY: (LOTS_OF_MONEY, "bold #000000 on #ffc800"),
+    MONEY: (MONEY, "#000000 on #d9a900"),
+    DRAGON: (DRAGON, "bold #ffffff on #b00020"),
 }
 WALL = "#808080 on #808080"
 LOW, MIDDLE, HIGH = np.array([(68, 1, 84), (33, 145, 140), (180, 222, 44)])  # of the viridis colour map
@@ -57,5 +57,5 @@ def _shade(share: float) -> Style:
     share = float(np.clip(share, 0, 1))
     low, high, part = (LOW, MIDDLE, 2 * share) if share < 0.5 else (MIDDLE, HIGH, 2 * share - 1)
     red, green, blue = np.rint(low + (high - low) * part).astype(int)
-    text = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 128 else "black"
+    text = "#ffffff" if 0.3 * red + 0.59 * green + 0.11 * blue < 128 else "#000000"
     return Style.parse(f"{text} on #{red:02x}{green:02x}{blue:02x}")
