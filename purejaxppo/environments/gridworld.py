@@ -157,8 +157,7 @@ class GridWorld(Environment):
     ) -> tuple[Array, GridWorldState, Array, Array, dict[Any, Any]]:
         """One move; 32 random bits decide whether the wind takes it."""
         uniform = (bits >> 8).astype(jnp.float32) * 2.0**-24
-        turn = jnp.where(uniform < params.slip, jnp.where(uniform < params.slip / 2, 3, 1), 0)
-        direction = (jnp.asarray(action, jnp.int32) + turn) % self.num_actions
+        direction = blown(action, uniform, params.slip)
         cell = jnp.asarray(self.map.next_cell, jnp.int32)[state.cell, direction]
         state = GridWorldState(cell, state.time + 1)
         terminated = self.is_terminated(state, params)
@@ -169,3 +168,9 @@ class GridWorld(Environment):
         by_symbol = {maps.LOTS_OF_MONEY: params.lots_of_money, maps.MONEY: params.money, maps.DRAGON: params.dragon}
         prize = sum((self.map.symbol == symbol) * value for symbol, value in by_symbol.items())
         return jnp.asarray(prize - params.step_cost, jnp.float32)
+
+
+def blown(action: Any, uniform: Array, slip: Number) -> Array:
+    """The move that is made: with probability `slip`, one of the two perpendicular to `action`."""
+    turn = jnp.where(uniform < slip, jnp.where(uniform < slip / 2, 3, 1), 0)
+    return (jnp.asarray(action, jnp.int32) + turn) % len(maps.ACTIONS)

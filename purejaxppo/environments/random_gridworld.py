@@ -9,6 +9,7 @@ import numpy as np
 from gymnax.environments import spaces
 from jax import Array
 
+from purejaxppo.environments.gridworld import blown
 from purejaxppo.environments.interface import Environment, flatten
 from purejaxppo.environments.layout import ACTIONS, MOVES
 from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Settings, traced
@@ -130,8 +131,7 @@ class RandomGridWorld(Environment):
         self, key: Array, state: RandomGridWorldState, action: Any, params: RandomGridWorldParams
     ) -> tuple[Array, RandomGridWorldState, Array, Array, dict[Any, Any]]:
         uniform = jax.random.uniform(key)
-        turn = jnp.where(uniform < params.slip, jnp.where(uniform < params.slip / 2, 3, 1), 0)
-        direction = (jnp.asarray(action, jnp.int32) + turn) % self.num_actions
+        direction = blown(action, uniform, params.slip)
         size = jnp.array([self.height, self.width])
         target = jnp.clip(state.agent + jnp.asarray(MOVES, jnp.int32)[direction], 0, size - 1)
         agent = jnp.where(state.walls[target[0], target[1]], state.agent, target)
