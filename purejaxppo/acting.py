@@ -13,6 +13,8 @@ from purejaxppo.distributions import Categorical
 from purejaxppo.environments import interface, make
 from purejaxppo.networks import ActorCritic
 
+CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's cache holds; 2^17 to 2^19 are as fast
+
 
 class Policy(NamedTuple):
     """What the networks say about an observation."""
@@ -36,7 +38,6 @@ class Transition(NamedTuple):
     obs: Array
     action: Array
     log_prob: Array
-    value: Array
     next_obs: Array  # the true successor, before any reset
     reward: Array
     terminated: Array
@@ -120,7 +121,6 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
             obs=runner.obs,
             action=action,
             log_prob=now.action.log_prob(action),
-            value=now.value,
             next_obs=step.next_obs,
             reward=step.reward,
             terminated=step.terminated,
@@ -141,16 +141,39 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
     return jax.lax.scan(jax.vmap(step), runners, randomness)
 
 
-def next_values(config: Config, params: Any, runners: Runner, transitions: Transition) -> Array:
-    """The value of every transition's true successor, `[T, N]`, after the rollout that gave both.
+def values(config: Config, params: Any, runners: Runner, transitions: Transition) -> tuple[Array, Array]:
+    """`(value, next_value)`, `[T, N]` each: of what every transition saw, and of its true successor.
 
-    Where an episode goes on, the successor is what the next row saw, and its value is there already. Where it
-    terminated, there is none, and any number will do. Only a time limit cuts an episode off before its successor is
-    seen; where that happened, the successors are evaluated.
+    They are evaluated after the rollout that gave `runners` and `transitions`, in pieces larger than one of its steps.
+
+    Where an episode goes on, the successor is what the next row saw. Where it terminated, there is none, and any
+    number will do. Only a time limit cuts an episode off before its successor is seen; where that happened, the
+    successors are evaluated as well.
     """
     t = transitions
-    evaluate = jax.vmap(lambda obs: policy(config, params, config.batch_size)(obs).value)
-    following = jnp.concatenate([t.value[1:], evaluate(runners.obs)[None]])
-    is_cut = jnp.any(t.done & ~t.terminated)
-    of_successors = jax.lax.cond(is_cut, jax.vmap(evaluate), lambda obs: jnp.zeros_like(t.value), t.next_obs)
-    return jnp.where(t.done, of_successors, following)
+    look_up = policy(config, params, config.batch_size)
+
+    def evaluate(obs: Any) -> Array:
+        """The values of observations `[T, N, ...]`."""
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), obs)
+        if uses_table(config, config.batch_size):
+            return jax.vmap(look_up)(rows).value.reshape(t.done.shape)
+        piece = rows_at_once(config, params)
+        return jax.lax.map(lambda obs: look_up(obs).value, rows, batch_size=piece).reshape(t.done.shape)
+
+    value = evaluate(t.obs)
+    last = jax.vmap(look_up)(runners.obs).value
+    of_successors = jax.lax.cond(jnp.any(t.done & ~t.terminated), evaluate, lambda obs: value, t.next_obs)
+    return value, jnp.where(t.done, of_successors, jnp.concatenate([value[1:], last[None]]))
+
+
+def rows_at_once(config: Config, params: Any) -> int:
+    """How many samples the networks take at once.
+
+    On a CPU as many as keep the activations in its caches: those of a large minibatch would travel to memory and back
+    at every layer, which takes longer than the arithmetic. Elsewhere a minibatch.
+    """
+    if jax.default_backend() != "cpu":
+        return config.minibatch_size
+    widest = max(max(leaf.shape) for leaf in jax.tree.leaves(params))
+    return max(1, min(config.minibatch_size, CACHED_ACTIVATIONS // widest))

@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from purejaxppo.acting import Runner, Transition, environment, network, next_values, policy, rollout, start, uses_table
+from purejaxppo.acting import (
+    Runner,
+    Transition,
+    environment,
+    network,
+    policy,
+    rollout,
+    rows_at_once,
+    start,
+    uses_table,
+    values,
+)
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config
 from purejaxppo.environments import interface
@@ -18,8 +29,6 @@ from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
 from purejaxppo.shuffling import random_permutation
 
 Metrics = dict[str, Array]
-
-CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's cache holds; 2^17 to 2^19 are as fast
 
 
 class TrainState(NamedTuple):
@@ -82,19 +91,19 @@ def update(config: Config, state: TrainState) -> tuple[TrainState, Metrics]:
     """
     key_rollout, key_learn, key = jax.random.split(state.key, 3)
     runners, transitions = rollout(config, state.params, state.runners, key_rollout)
-    batch = _to_batch(config, transitions, next_values(config, state.params, runners, transitions))
+    batch = _to_batch(config, transitions, *values(config, state.params, runners, transitions))
     params, opt_state, metrics = _learn(config, state, batch, key_learn)
     metrics |= _episode_metrics(transitions)
     metrics["explained_variance"] = explained_variance(batch.value, batch.target)
     return TrainState(params, opt_state, runners, key, state.num_updates + 1), metrics
 
 
-def _to_batch(config: Config, transitions: Transition, next_value: Array) -> Batch:
-    """Transitions `[T, N]` with their advantages as one batch `[T * N]`."""
+def _to_batch(config: Config, transitions: Transition, value: Array, next_value: Array) -> Batch:
+    """Transitions and values `[T, N]`, with their advantages, as one batch `[T * N]`."""
     estimate = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     t = transitions
-    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(t.reward, t.value, next_value, t.terminated, t.done)
-    batch = Batch(t.obs, t.action, t.log_prob, t.value, advantage, target)
+    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(t.reward, value, next_value, t.terminated, t.done)
+    batch = Batch(t.obs, t.action, t.log_prob, value, advantage, target)
     return jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), batch)
 
 
@@ -149,20 +158,16 @@ def _gradient(config: Config, params: Any, minibatch: Batch) -> tuple[Any, Metri
 
     shapes = jax.eval_shape(gradient, params, minibatch)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, chunks)
+    # Two chunks at a time: XLA runs the small operations of one beside those of the other.
+    total, _ = jax.lax.scan(add, zeros, chunks, unroll=2)
     return jax.tree.map(lambda leaf: leaf / num_chunks, total)
 
 
 def _num_chunks(config: Config, params: Any) -> int:
-    """Into how many chunks a gradient is split, so that the activations of one stay in a CPU's caches.
-
-    Those of a large minibatch would travel to memory and back at every layer, which takes longer than the arithmetic.
-    """
-    if jax.default_backend() != "cpu" or uses_table(config, config.minibatch_size):
+    """Into how many equal chunks a minibatch is split; one that cannot be split well stays whole."""
+    if uses_table(config, config.minibatch_size):
         return 1
-    widest = max(max(leaf.shape) for leaf in jax.tree.leaves(params))
-    fewest = config.minibatch_size * widest / CACHED_ACTIVATIONS
-    # Equal chunks of about that size, if there are any; a prime number of samples stays whole.
+    fewest = config.minibatch_size / rows_at_once(config, params)
     candidates = range(math.ceil(fewest), math.ceil(4 * fewest))
     return next((n for n in candidates if config.minibatch_size % n == 0), 1)
 

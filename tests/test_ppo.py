@@ -64,7 +64,7 @@ def batch_of(config, state):
     """The batch that `update` learns from."""
     key_rollout = jax.random.split(state.key, 3)[0]
     runners, transitions = acting.rollout(config, state.params, state.runners, key_rollout)
-    return ppo._to_batch(config, transitions, acting.next_values(config, state.params, runners, transitions))
+    return ppo._to_batch(config, transitions, *acting.values(config, state.params, runners, transitions))
 
 
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
@@ -104,7 +104,7 @@ def test_chunked_gradient_equals_the_whole(monkeypatch):
     batch = batch_of(config, state)
     assert ppo._num_chunks(config, state.params) == 1
     whole = ppo._gradient(config, state.params, batch)
-    monkeypatch.setattr(ppo, "CACHED_ACTIVATIONS", 16 * config.minibatch_size // 4)
+    monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 16 * config.minibatch_size // 4)
     assert ppo._num_chunks(config, state.params) == 4
     assert_trees_close(ppo._gradient(config, state.params, batch), whole, rtol=1e-4, atol=1e-6)
 
@@ -112,7 +112,7 @@ def test_chunked_gradient_equals_the_whole(monkeypatch):
 @pytest.mark.parametrize(("size", "limit", "chunks"), [(96, 96, 1), (96, 95, 2), (96, 20, 6), (97, 20, 1), (97, 1, 97)])
 def test_chunks_are_equal_and_not_much_smaller_than_they_may_be(size, limit, chunks, monkeypatch):
     config = Config(env="CartPole-v1", num_envs=size, num_steps=1, num_minibatches=1, total_timesteps=size)
-    monkeypatch.setattr(ppo, "CACHED_ACTIVATIONS", 64 * limit)
+    monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 64 * limit)
     assert ppo._num_chunks(config, {"kernel": np.zeros((64, 4))}) == chunks
 
 
@@ -121,7 +121,7 @@ def test_next_value_is_that_of_the_true_successor():
     config = Config(env=env, env_params=GridWorldParams(max_steps_in_episode=3), **SMALL)
     state = init(config, KEY)
     runners, t = acting.rollout(config, state.params, state.runners, KEY)
-    next_value = np.asarray(acting.next_values(config, state.params, runners, t))
+    seen, next_value = map(np.asarray, acting.values(config, state.params, runners, t))
     assert np.sum(t.done & ~t.terminated) > 5
     assert np.sum(t.terminated) > 5
     successor = env.map.next_cell[np.asarray(t.obs), np.asarray(t.action)]
@@ -129,10 +129,25 @@ def test_next_value_is_that_of_the_true_successor():
     np.testing.assert_array_equal(t.next_obs, successor)
     goes_on = ~np.asarray(t.terminated)
     np.testing.assert_allclose(next_value[goes_on], value[successor][goes_on], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(t.value, value[np.asarray(t.obs)], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(seen, value[np.asarray(t.obs)], rtol=1e-5, atol=1e-6)
     # Where no episode ended, the successor is what is seen next.
     stays = ~np.asarray(t.done)[:-1]
     np.testing.assert_array_equal(successor[:-1][stays], np.asarray(t.obs)[1:][stays])
+
+
+def test_values_in_pieces_are_those_of_every_sample(monkeypatch):
+    config = Config(env="CartPole-v1", num_envs=3, num_steps=7, num_minibatches=1, total_timesteps=21)
+    state = init(config, KEY)
+    runners, t = acting.rollout(config, state.params, state.runners, KEY)
+    t = t._replace(done=t.done.at[2].set(True))  # as if a time limit cut all three
+    monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 64 * 4)
+    assert acting.rows_at_once(config, state.params) == 4  # and one row is left over
+    value, next_value = acting.values(config, state.params, runners, t)
+    for i, j in np.ndindex(7, 3):
+        expected = acting.evaluate_networks(config, state.params, t.obs[i, j]).value
+        np.testing.assert_allclose(value[i, j], expected, rtol=1e-5, atol=1e-6)
+        expected = acting.evaluate_networks(config, state.params, t.next_obs[i, j]).value
+        np.testing.assert_allclose(next_value[i, j], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_one_gradient_step_is_adam_behind_a_global_norm_clip():
