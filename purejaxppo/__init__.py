@@ -1,11 +1,12 @@
 """Proximal Policy Optimization in JAX: environment, rollout, advantages and update in one compiled program."""
 
+from purejaxppo import planning
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
 from purejaxppo.distributions import Categorical
 from purejaxppo.environments import Environment, GridWorld, GridWorldParams, RandomGridWorld, RandomGridWorldParams
-from purejaxppo.evaluation import act, evaluate
+from purejaxppo.evaluation import act, evaluate, optimality
 from purejaxppo.fields import ConfigError
 from purejaxppo.losses import Batch, explained_variance, ppo_loss
 from purejaxppo.ppo import TrainState, init, train, update
@@ -28,6 +29,8 @@ __all__ = [
     "explained_variance",
     "gae",
     "init",
+    "optimality",
+    "planning",
     "ppo_loss",
     "random_permutation",
     "train",

@@ -10,7 +10,8 @@ from jax import Array
 
 from purejaxppo.config import Config
 from purejaxppo.distributions import Categorical
-from purejaxppo.environments import interface, make
+from purejaxppo.environments import TabularModel, interface, make, tabulate
+from purejaxppo.fields import ConfigError
 from purejaxppo.networks import ActorCritic
 
 CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's cache holds; 2^17 to 2^19 are as fast
@@ -52,6 +53,20 @@ def environment(config: Config) -> tuple[Any, Any]:
     return env, env.default_params if config.env_params is None else config.env_params
 
 
+def tabular_model(config: Config) -> TabularModel:
+    """The environment as arrays.
+
+    Raises:
+        ConfigError: it is not known how.
+    """
+    env, env_params = environment(config)
+    model = tabulate(env, env_params)
+    if model is None:
+        allowed = "GridWorld, FrozenLake-misc, FourRooms-misc, Catch-bsuite, or one that implements tabular_model"
+        raise ConfigError.of("env", config.env, f"an environment whose model is known: {allowed}")
+    return model._replace(obs=interface.typed(env, model.obs))
+
+
 def network(config: Config) -> ActorCritic:
     """The networks that fit the environment."""
     env = make(config.env)
@@ -82,6 +97,12 @@ def policy_table(config: Config, params: Any) -> Policy:
     """The policy at every one of `S` observations, `[S, ...]`."""
     num_observations = interface.num_observations(make(config.env))
     return jax.vmap(partial(evaluate_networks, config, params))(jnp.arange(num_observations))
+
+
+def policy_in(config: Config, params: Any, model: TabularModel) -> tuple[Array, Array]:
+    """The policy in every state of a model: probabilities `[S, A]` and the critic's values `[S]`."""
+    now = jax.vmap(partial(evaluate_networks, config, params))(model.obs)
+    return jnp.exp(now.action.log_probs), now.value
 
 
 def evaluate_networks(config: Config, params: Any, obs: Array) -> Policy:

@@ -20,8 +20,8 @@ from rich.console import Console
 from purejaxppo.acting import policy_table
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
-from purejaxppo.environments import GridWorld, make, resolve
-from purejaxppo.evaluation import act, evaluate
+from purejaxppo.environments import GridWorld, is_tabular, make, resolve
+from purejaxppo.evaluation import Optimality, act, evaluate, optimality
 from purejaxppo.experiment.terminal import draw_map
 from purejaxppo.fields import COUNT, Allowed, ConfigError, Settings, static, unknown_name
 from purejaxppo.ppo import TrainState, train
@@ -30,6 +30,7 @@ DEFAULT_ENV = "GridWorld-treasure"
 # Sizes that suit a thousand agents on the small default map; every other environment starts from Config's defaults.
 DEFAULT_JOB = {"num_envs": 64, "num_steps": 32, "total_timesteps": 65_536, "hidden_sizes": (32,), "lr": 5e-3}
 EVALUATION_EPISODES = 128
+REACHED = 1e-3  # gap to the optimal return, relative to it, below which an agent reaches it
 HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.
 
 Without flags: 1,024 agents on the treasure gridworld; another --env starts from other defaults, see its --help.
@@ -137,6 +138,7 @@ class Result(NamedTuple):
 
     state: TrainState  # [num_seeds]
     returns: np.ndarray  # [num_seeds], mean return of the greedy policy
+    exact: Optimality | None  # [num_seeds], where the environment's model is known
     compile_seconds: float
     run_seconds: float
 
@@ -155,7 +157,10 @@ def _train(config: Config, seeds: Seeds, console: Console) -> None:
         f"throughput         {steps / result.run_seconds:,.0f} environment steps/s ({steps:,} steps over all agents)"
     )
     console.print(f"return             {_summary(result.returns)}")
-    console.print(f"                   over agents, each the mean of the same {EVALUATION_EPISODES} episodes, greedy")
+    if result.exact is None:
+        console.print(f"                   over agents, each the mean of the same {EVALUATION_EPISODES} episodes, greedy")
+    else:
+        console.print(_distance_from_optimum(result.exact))
     env = make(config.env)
     if isinstance(env, GridWorld):
         console.print(_picture(config, env, result, console.width))
@@ -171,12 +176,16 @@ def _run(config: Config, seeds: Seeds) -> Result:
     state, _ = jax.block_until_ready(program(config, keys))
     finished = time.perf_counter()
 
+    if is_tabular(make(config.env)):
+        exact = jax.jit(jax.vmap(lambda state: optimality(config, state)))(state)
+        return Result(state, np.asarray(exact.expected_return), exact, compiled - started, finished - compiled)
+
     def mean_return(state: TrainState, key: jax.Array) -> jax.Array:
         return jnp.mean(evaluate(config, state, key, num_episodes=EVALUATION_EPISODES).episode_return)
 
     # One key for all: every agent meets the same starts and the same chances, so that only policies differ.
     returns = jax.jit(jax.vmap(mean_return, in_axes=(0, None)))(state, key_evaluate)
-    return Result(state, np.asarray(returns), compiled - started, finished - compiled)
+    return Result(state, np.asarray(returns), None, compiled - started, finished - compiled)
 
 
 def _summary(returns: np.ndarray) -> str:
@@ -187,6 +196,18 @@ def _summary(returns: np.ndarray) -> str:
     error = scipy.stats.sem(returns)
     low, high = scipy.stats.t.interval(0.95, len(returns) - 1, returns.mean(), error) if error else [returns.mean()] * 2
     return f"{mean}, 95% interval [{low:.3f}, {high:.3f}], best {returns.max():.3f}, worst {returns.min():.3f}"
+
+
+def _distance_from_optimum(exact: Optimality) -> str:
+    """The optimal return, and how far from it the agents are."""
+    best, gap = float(exact.optimal_return[0]), np.asarray(exact.gap)
+    num_best = int(np.sum(gap <= REACHED * max(1.0, abs(best))))
+    return (
+        "                   over agents, each the exact expectation of the greedy policy\n"
+        f"optimal return     {best:.3f}, reached by {num_best:,} of {len(gap):,} agents\n"
+        f"gap                mean {gap.mean():.4f}, worst {gap.max():.4f}; "
+        f"{np.mean(exact.optimal_fraction):.1%} of all moves are optimal"
+    )
 
 
 def _picture(config: Config, env: GridWorld, result: Result, width: int) -> Any:

@@ -46,6 +46,8 @@ class Config(Settings):
     normalize_advantage: bool = static(True, "standardise the advantages of each minibatch", SWITCH)
     clip_value: bool = static(False, "clip the change of the value like the ratio", SWITCH)
 
+    exact_return: bool = static(False, "add the exact expected return to the metrics of every update", SWITCH)
+
     lr: Number = traced(2.5e-4, "learning rate of Adam", POSITIVE)
     gamma: Number = traced(0.99, "discount factor", UNIT_INTERVAL)
     gae_lambda: Number = traced(0.95, "lambda of generalised advantage estimation", UNIT_INTERVAL)
@@ -59,6 +61,8 @@ class Config(Settings):
         object.__setattr__(self, "env", environments.resolve(self.env))
         object.__setattr__(self, "hidden_sizes", _widths(self.hidden_sizes))
         environments.check(environments.make(self.env), self.env_params)
+        if self.exact_return and not environments.is_tabular(environments.make(self.env)):
+            raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
         if self.batch_size % self.num_minibatches:
             allowed = f"a divisor of num_envs * num_steps = {self.batch_size}"
             raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)

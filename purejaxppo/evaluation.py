@@ -1,4 +1,4 @@
-"""Using a trained policy: whole episodes, or single actions."""
+"""Using a trained policy: whole episodes, single actions, or exactly, where the environment's model is known."""
 
 from functools import partial
 from typing import NamedTuple
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purejaxppo.acting import Policy, Runner, environment, policy, start
+from purejaxppo import planning
+from purejaxppo.acting import Policy, Runner, environment, policy, policy_in, start, tabular_model
 from purejaxppo.config import Config
 from purejaxppo.environments import interface, make
 from purejaxppo.fields import COUNT, ConfigError, check_key
@@ -67,6 +68,51 @@ def evaluate(
     episodes = Evaluation(runners.episode_return, runners.episode_length)
     carry = runners, episodes, jnp.ones(num_episodes, bool), key
     return jax.lax.while_loop(lambda carry: jnp.any(carry[2]), step_all, carry)[1]
+
+
+class Optimality(NamedTuple):
+    """How far from the best a policy is, exactly."""
+
+    optimal_return: Array  # [], of the best policy, see `planning.optimal_return`
+    expected_return: Array  # [], of this one, see `planning.expected_return`
+    gap: Array  # [], their difference
+    success: Array  # [], probability that an episode terminates with a positive reward
+    value_error: Array  # [], root mean square over states of the critic's error against V^pi of the sampled policy
+    optimal_fraction: Array  # [], share of states where the greedy action is optimal for the discount factor
+
+
+@partial(jax.jit, static_argnames=("greedy",))
+def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Optimality:
+    """Compare the policy of `state` with the exact solution of its environment.
+
+    The returns are those of whole episodes: undiscounted, and cut short by the time limit. The critic and the greedy
+    actions are compared with the discounted solution, which is what PPO estimates; states that an agent can never
+    act in do not count. `jax.vmap` maps it over states (seeds) and traced fields.
+
+    Args:
+        greedy: whether the returns are those of the most probable actions; otherwise of the sampled ones.
+
+    Raises:
+        ConfigError: the environment's model is not known, see `environments.tabulate`.
+    """
+    model = tabular_model(config)
+    horizon = environment(config)[1].max_steps_in_episode
+    policy, value = policy_in(config, state.params, model)
+    mode = jnp.argmax(policy, axis=-1)
+    played = jax.nn.one_hot(mode, policy.shape[-1]) if greedy else policy
+    best, achieved = planning.optimal_return(model, horizon), planning.expected_return(model, played, horizon)
+
+    counts = planning.reachable(model)
+    error = value - planning.policy_evaluation(model, policy, config.gamma)
+    is_optimal = planning.value_iteration(model, config.gamma).is_optimal
+    return Optimality(
+        optimal_return=best,
+        expected_return=achieved.episode_return,
+        gap=best - achieved.episode_return,
+        success=achieved.success,
+        value_error=jnp.sqrt(jnp.mean(error**2, where=counts)),
+        optimal_fraction=jnp.mean(jnp.take_along_axis(is_optimal, mode[:, None], axis=1)[:, 0], where=counts),
+    )
 
 
 @jax.jit

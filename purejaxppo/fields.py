@@ -79,7 +79,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in _fields(type(self)):
             if field.metadata["allowed"] is not None:
-                check = _check_static if field.metadata["static"] else _check_traced
+                check = _check_static if field.metadata["static"] else check_traced
                 value = check(field.name, getattr(self, field.name), field.metadata["allowed"])
                 object.__setattr__(self, field.name, value)
 
@@ -118,7 +118,12 @@ def _check_static(name: str, value: Any, allowed: Allowed) -> Any:
     return value
 
 
-def _check_traced(name: str, value: Any, allowed: Allowed) -> Any:
+def check_traced(name: str, value: Any, allowed: Allowed) -> Any:
+    """`value` as a Python number, if it is one; an array or a tracer as it is.
+
+    Raises:
+        ConfigError: it is concrete and not allowed.
+    """
     if isinstance(value, jax.core.Tracer):
         return value
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:

@@ -15,9 +15,11 @@ from purejaxppo.acting import (
     environment,
     network,
     policy,
+    policy_in,
     rollout,
     rows_at_once,
     start,
+    tabular_model,
     uses_table,
     values,
 )
@@ -26,6 +28,7 @@ from purejaxppo.config import Config
 from purejaxppo.environments import interface
 from purejaxppo.fields import check_key
 from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
+from purejaxppo.planning import expected_return
 from purejaxppo.shuffling import random_permutation
 
 Metrics = dict[str, Array]
@@ -60,6 +63,7 @@ def train(config: Config, key: Array) -> tuple[TrainState, Metrics]:
           over the update's gradient steps, see `ppo_loss`.
         - `explained_variance`: of the targets by the values, over the batch, before learning.
         - `num_skipped`: gradient steps left out because the gradient was not finite.
+        - `expected_return`, with `exact_return`: of the sampled policy after the update, see `planning`.
 
     Raises:
         ConfigError: the key is not a single typed key.
@@ -95,6 +99,8 @@ def update(config: Config, state: TrainState) -> tuple[TrainState, Metrics]:
     params, opt_state, metrics = _learn(config, state, batch, key_learn)
     metrics |= _episode_metrics(transitions)
     metrics["explained_variance"] = explained_variance(batch.value, batch.target)
+    if config.exact_return:
+        metrics["expected_return"] = _expected_return(config, params)
     return TrainState(params, opt_state, runners, key, state.num_updates + 1), metrics
 
 
@@ -205,3 +211,11 @@ def _episode_metrics(transitions: Transition) -> Metrics:
         "episode_length": mean(transitions.episode_length),
         "num_episodes": num_episodes,
     }
+
+
+def _expected_return(config: Config, params: Any) -> Array:
+    """What an episode of the policy is expected to return, exactly."""
+    model = tabular_model(config)
+    probabilities, _ = policy_in(config, params, model)
+    horizon = environment(config)[1].max_steps_in_episode
+    return expected_return(model, probabilities, horizon).episode_return

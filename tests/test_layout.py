@@ -11,7 +11,7 @@ from purejaxppo import ConfigError, GridWorld
 from purejaxppo.environments import layout as maps
 
 CORRIDOR = "S..M\n.D#m"
-SHIPPED = {"treasure": (6, 6), "dragons": (8, 8), "maze": (16, 16), "four-rooms": (13, 13), "cliff": (4, 12)}
+SHIPPED = {"treasure": (6, 6), "dragons": (8, 8), "maze": (16, 16), "four-rooms": (13, 13), "cliff": (4, 8)}
 
 
 def reference(text):

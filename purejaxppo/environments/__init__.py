@@ -10,8 +10,9 @@ from gymnax.environments import spaces
 
 from purejaxppo.environments import layout
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.interface import Environment, TabularModel
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
+from purejaxppo.environments.tabular import is_tabular, tabulate
 from purejaxppo.fields import ConfigError, unknown_name
 
 __all__ = [
@@ -20,9 +21,12 @@ __all__ = [
     "GridWorldParams",
     "RandomGridWorld",
     "RandomGridWorldParams",
+    "TabularModel",
     "check",
+    "is_tabular",
     "make",
     "resolve",
+    "tabulate",
 ]
 
 

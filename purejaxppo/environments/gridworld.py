@@ -12,10 +12,12 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.environments import layout as maps
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.interface import Environment, TabularModel
 from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Settings, traced
 
 Number = float | Array
+
+TURNS = (0, 1, len(maps.ACTIONS) - 1)  # how the wind turns a move: not at all, to its right, to its left
 
 
 class GridWorldParams(Settings):
@@ -113,6 +115,25 @@ class GridWorld(Environment):
         shut_in = ~self.map.is_open.any(axis=1, keepdims=True)
         return jnp.asarray(self.map.is_open | shut_in)[obs]
 
+    def tabular_model(self, params: GridWorldParams) -> TabularModel:
+        """One state per cell; the outcomes of a move are straight on, and blown to its right and to its left."""
+        cells, actions = np.indices((len(self.map.symbol), self.num_actions))
+        turned = (actions[..., None] + TURNS) % self.num_actions
+        next_cell = jnp.asarray(self.map.next_cell[cells[..., None], turned], jnp.int32)
+        slip = jnp.asarray(params.slip, jnp.float32)
+        probability = jnp.stack([1 - slip, slip / 2, slip / 2])
+        obs = jnp.arange(len(self.map.symbol), dtype=jnp.int32)
+        mask = self.action_mask(obs, params)
+        return TabularModel(
+            next_state=next_cell,
+            probability=jnp.broadcast_to(probability, next_cell.shape),
+            reward=self._rewards(params)[next_cell],
+            terminated=jnp.asarray(self._is_special)[next_cell],
+            start=jnp.zeros(len(obs)).at[self.map.starts].set(1 / len(self.map.starts)),
+            mask=jnp.ones(cells.shape, bool) if mask is None else mask,
+            obs=obs,
+        )
+
     def reset_env(self, key: Array, params: GridWorldParams) -> tuple[Array, GridWorldState]:
         return self._start(jax.random.bits(key))
 
@@ -172,5 +193,6 @@ class GridWorld(Environment):
 
 def blown(action: Any, uniform: Array, slip: Number) -> Array:
     """The move that is made: with probability `slip`, one of the two perpendicular to `action`."""
-    turn = jnp.where(uniform < slip, jnp.where(uniform < slip / 2, 3, 1), 0)
+    straight, right, left = TURNS
+    turn = jnp.where(uniform < slip, jnp.where(uniform < slip / 2, left, right), straight)
     return (jnp.asarray(action, jnp.int32) + turn) % len(maps.ACTIONS)

@@ -15,8 +15,23 @@ from jax import Array
 from purejaxppo.fields import ConfigError
 
 
+class TabularModel(NamedTuple):
+    """A finite environment as arrays: what each of `A` actions does in each of `S` states, with `K` outcomes.
+
+    States that only a terminating step leads to are states like any other, though no episode goes on from there.
+    """
+
+    next_state: Array  # [S, A, K], int32
+    probability: Array  # [S, A, K]
+    reward: Array  # [S, A, K]
+    terminated: Array  # [S, A, K], bool
+    start: Array  # [S], probability that an episode starts here
+    mask: Array  # [S, A], bool, the available actions
+    obs: Array  # [S, ...], what the agent sees
+
+
 class Environment(GymnaxEnvironment):
-    """gymnax's environment, plus what it can tell the policy about an observation."""
+    """gymnax's environment, plus what it can tell the policy about an observation, and the planner about itself."""
 
     def features(self, obs: Array) -> Array:
         """What the networks read of one observation: a float vector `[F]`, or an integer that stands for a one-hot."""
@@ -24,6 +39,10 @@ class Environment(GymnaxEnvironment):
 
     def action_mask(self, obs: Array, params: Any) -> Array | None:
         """`[num_actions]` booleans, true where the action is available (at least one is); None offers every action."""
+        return None
+
+    def tabular_model(self, params: Any) -> TabularModel | None:
+        """The environment as arrays, for `planning`; None if it is not finite or does not know itself."""
         return None
 
 
@@ -72,7 +91,7 @@ def flatten(obs: Array) -> Array:
 def reset(env: Any, key: Array, params: Any) -> tuple[Array, Any]:
     """`(obs, state)` of a new episode."""
     obs, state = env.reset(key, params)
-    return _typed(env, obs), jax.tree.map(_strong, state)
+    return typed(env, obs), jax.tree.map(_strong, state)
 
 
 def step(env: Any, key: Array, state: Any, action: Array, params: Any) -> Step:
@@ -91,12 +110,12 @@ def step(env: Any, key: Array, state: Any, action: Array, params: Any) -> Step:
             raise ConfigError("env: its step must give the successor before any reset as info['final_observation']")
         next_obs = info["final_observation"]
     return Step(
-        _typed(env, obs),
+        typed(env, obs),
         jax.tree.map(lambda new, old: _strong(new, old), next_state, state),
         jnp.asarray(reward, jnp.float32).reshape(()),
         jnp.asarray(terminated, bool).reshape(()),
         jnp.asarray(terminated, bool).reshape(()) | jnp.asarray(truncated, bool).reshape(()),
-        _typed(env, next_obs),
+        typed(env, next_obs),
     )
 
 
@@ -108,7 +127,7 @@ def tells_truncation(env: Any, params: Any) -> bool:
     return len(jax.eval_shape(env.step, key, state, action, params)) == 6
 
 
-def _typed(env: Any, obs: Any) -> Array:
+def typed(env: Any, obs: Any) -> Array:
     """Indices as int32, boxes as float32, whatever dtype the environment emits or declares."""
     return jnp.asarray(obs, jnp.int32 if num_observations(env) is not None else jnp.float32)
 
