@@ -158,7 +158,9 @@ def _train(config: Config, seeds: Seeds, console: Console) -> None:
     )
     console.print(f"return             {_summary(result.returns)}")
     if result.exact is None:
-        console.print(f"                   over agents, each the mean of the same {EVALUATION_EPISODES} episodes, greedy")
+        console.print(
+            f"                   over agents, each the mean of the same {EVALUATION_EPISODES} episodes, greedy"
+        )
     else:
         console.print(_distance_from_optimum(result.exact))
     env = make(config.env)
