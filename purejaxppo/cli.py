@@ -6,8 +6,10 @@ import io
 import itertools
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -24,12 +26,13 @@ from purejaxppo.environments import GridWorld, is_tabular, make, resolve
 from purejaxppo.evaluation import Optimality, act, evaluate, optimality
 from purejaxppo.experiment.terminal import draw_map
 from purejaxppo.fields import COUNT, Allowed, ConfigError, Settings, static, unknown_name
-from purejaxppo.ppo import TrainState, train
+from purejaxppo.ppo import Metrics, TrainState, init, train, update
 
 DEFAULT_ENV = "GridWorld-treasure"
 # Sizes that suit a thousand agents on the small default map; every other environment starts from Config's defaults.
 DEFAULT_JOB = {"num_envs": 64, "num_steps": 32, "total_timesteps": 65_536, "hidden_sizes": (32,), "lr": 5e-3}
 EVALUATION_EPISODES = 128
+PICTURES = 0x706963  # folded into the seed's key, for random numbers that neither training nor evaluation draws
 REACHED = 1e-3  # gap to the optimal return, relative to it, below which an agent reaches it
 HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.
 
@@ -52,16 +55,19 @@ class Seeds(Settings):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for a bad flag or value."""
     try:
-        config, seeds = _parse(sys.argv[1:] if argv is None else list(argv))
-        _train(config, seeds, Console(highlight=False, soft_wrap=True))
+        config, seeds, pictures = _parse(sys.argv[1:] if argv is None else list(argv))
+        console = Console(highlight=False, soft_wrap=True)
+        result = _train(config, seeds, console)
+        if pictures is not None:
+            _draw(config, seeds, result, pictures, console)
     except ConfigError as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _parse(argv: list[str]) -> tuple[Config, Seeds]:
-    """The configuration that the flags ask for.
+def _parse(argv: list[str]) -> tuple[Config, Seeds, Path | None]:
+    """The configuration that the flags ask for, and where pictures go, if they are wanted.
 
     Raises:
         ConfigError: a flag or value cannot be used.
@@ -79,7 +85,9 @@ def _parse(argv: list[str]) -> tuple[Config, Seeds]:
         raise ConfigError(_one_line(messages.getvalue())) from None
     values = vars(flags)
     seeds = Seeds(**{field.name: values.pop(field.name) for field in dataclasses.fields(Seeds)})
-    return Config(**values | {"env_params": _env_params(values["env"], values["env_params"])}), seeds
+    plot = values.pop("plot")
+    config = Config(**values | {"env_params": _env_params(values["env"], values["env_params"])})
+    return config, seeds, None if plot is None else _new_directory(plot)
 
 
 def _env_flag(argv: list[str]) -> str:
@@ -102,9 +110,27 @@ def _flags_type(env: str) -> type:
         text = field.metadata["help"] + (", as name=value pairs" if field.name == "env_params" else "")
         annotated: Any = Annotated[kind, tyro.conf.arg(help=text)]
         flags.append((field.name, annotated, dataclasses.field(default=default)))
+    help_plot = "new directory to draw pictures of the run into"
+    flags.append(("plot", Annotated[Path | None, tyro.conf.arg(help=help_plot)], dataclasses.field(default=None)))
     flags_type = dataclasses.make_dataclass("Flags", flags)
     flags_type.__doc__ = HELP
     return flags_type
+
+
+def _new_directory(path: Path) -> Path:
+    """A directory for pictures, made if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made or written to, or already holds something: nothing is overwritten.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise ConfigError(f"plot={str(path)!r}: must be a new or empty directory; nothing is overwritten")
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ConfigError(f"plot={str(path)!r}: cannot be written to ({error.strerror})") from None
+    return path
 
 
 def _one_line(message: str) -> str:
@@ -137,13 +163,14 @@ class Result(NamedTuple):
     """What a training run gives."""
 
     state: TrainState  # [num_seeds]
+    metrics: Metrics  # [num_seeds, num_updates]
     returns: np.ndarray  # [num_seeds], mean return of the greedy policy
     exact: Optimality | None  # [num_seeds], where the environment's model is known
     compile_seconds: float
     run_seconds: float
 
 
-def _train(config: Config, seeds: Seeds, console: Console) -> None:
+def _train(config: Config, seeds: Seeds, console: Console) -> Result:
     """Train, and print what came of it."""
     device = jax.devices()[0]
     agents = f"{seeds.num_seeds:,} agent{'s' if seeds.num_seeds > 1 else ''}"
@@ -166,6 +193,7 @@ def _train(config: Config, seeds: Seeds, console: Console) -> None:
     env = make(config.env)
     if isinstance(env, GridWorld):
         console.print(_picture(config, env, result, console.width))
+    return result
 
 
 def _run(config: Config, seeds: Seeds) -> Result:
@@ -175,19 +203,19 @@ def _run(config: Config, seeds: Seeds) -> Result:
     started = time.perf_counter()
     program = jax.jit(jax.vmap(train, in_axes=(None, 0))).lower(config, keys).compile()
     compiled = time.perf_counter()
-    state, _ = jax.block_until_ready(program(config, keys))
+    state, metrics = jax.block_until_ready(program(config, keys))
     finished = time.perf_counter()
 
     if is_tabular(make(config.env)):
         exact = jax.jit(jax.vmap(lambda state: optimality(config, state)))(state)
-        return Result(state, np.asarray(exact.expected_return), exact, compiled - started, finished - compiled)
+        return Result(state, metrics, np.asarray(exact.expected_return), exact, compiled - started, finished - compiled)
 
     def mean_return(state: TrainState, key: jax.Array) -> jax.Array:
         return jnp.mean(evaluate(config, state, key, num_episodes=EVALUATION_EPISODES).episode_return)
 
     # One key for all: every agent meets the same starts and the same chances, so that only policies differ.
     returns = jax.jit(jax.vmap(mean_return, in_axes=(0, None)))(state, key_evaluate)
-    return Result(state, np.asarray(returns), None, compiled - started, finished - compiled)
+    return Result(state, metrics, np.asarray(returns), None, compiled - started, finished - compiled)
 
 
 def _summary(returns: np.ndarray) -> str:
@@ -224,3 +252,39 @@ def _picture(config: Config, env: GridWorld, result: Result, width: int) -> Any:
         "M lots of money, m money, D dragon, S start, grey: wall"
     )
     return picture
+
+
+def _draw(config: Config, seeds: Seeds, result: Result, directory: Path, console: Console) -> None:
+    """All pictures that the environment allows, of the agent with the median return where they show one."""
+    # Imported here: matplotlib takes a while, and most runs draw nothing.
+    from purejaxppo.experiment import plots, render
+
+    key = jax.random.fold_in(jax.random.key(seeds.seed), PICTURES)
+    key_early, key_surrogate, key_ratios, key_walk, key_crowd = jax.random.split(key, 5)
+    median = np.argsort(result.returns)[len(result.returns) // 2]
+    state = jax.tree.map(lambda leaf: leaf[median], result.state)
+    optimum = None if result.exact is None else float(result.exact.optimal_return[0])
+    curves = result.metrics.get("expected_return", result.metrics["episode_return"])
+    figures = {
+        "learning.png": plots.learning_curves(curves, config.batch_size, optimum=optimum),
+        "surrogate.png": plots.surrogate(config, _early(config, key_early), key_surrogate),
+        "ratios.png": plots.ratio_histograms(config, key_ratios),
+    }
+    env = make(config.env)
+    if isinstance(env, GridWorld):
+        figures["map.png"] = plots.gridworld(config, state)
+        render.crowd(config, result.state, key_crowd, directory / "crowd.gif")
+    if render.can_draw(env):
+        render.walk(config, state, key_walk, directory / "walk.gif")
+    for name, figure in figures.items():
+        figure.savefig(directory / name)
+    drawn = ", ".join(sorted(path.name for path in directory.iterdir()))
+    console.print(f"pictures           {drawn} in {directory}")
+
+
+def _early(config: Config, key: jax.Array) -> TrainState:
+    """An agent after a tenth of its training, when the policy still moves."""
+    num_updates = config.num_updates // 10
+    return jax.jit(lambda key: jax.lax.fori_loop(0, num_updates, lambda _, s: update(config, s)[0], init(config, key)))(
+        key
+    )

@@ -94,14 +94,20 @@ def update(config: Config, state: TrainState) -> tuple[TrainState, Metrics]:
         `(state, metrics)`, the metrics of `train` as scalars.
     """
     key_rollout, key_learn, key = jax.random.split(state.key, 3)
-    runners, transitions = rollout(config, state.params, state.runners, key_rollout)
-    batch = _to_batch(config, transitions, *values(config, state.params, runners, transitions))
-    params, opt_state, metrics = _learn(config, state, batch, key_learn)
+    runners, transitions, batch = collect(config, state, key_rollout)
+    params, opt_state, metrics = learn(config, state, batch, key_learn)
     metrics |= _episode_metrics(transitions)
     metrics["explained_variance"] = explained_variance(batch.value, batch.target)
     if config.exact_return:
         metrics["expected_return"] = _expected_return(config, params)
     return TrainState(params, opt_state, runners, key, state.num_updates + 1), metrics
+
+
+def collect(config: Config, state: TrainState, key: Array) -> tuple[Runner, Transition, Batch]:
+    """A rollout of `T` steps in `N` environments, and what there is to learn from it."""
+    runners, transitions = rollout(config, state.params, state.runners, key)
+    value, next_value = values(config, state.params, runners, transitions)
+    return runners, transitions, _to_batch(config, transitions, value, next_value)
 
 
 def _to_batch(config: Config, transitions: Transition, value: Array, next_value: Array) -> Batch:
@@ -113,7 +119,7 @@ def _to_batch(config: Config, transitions: Transition, value: Array, next_value:
     return jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), batch)
 
 
-def _learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple[Any, Any, Metrics]:
+def learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple[Any, Any, Metrics]:
     """Some epochs of minibatch gradient steps on one batch."""
     optimizer = _optimizer(config, state.num_updates)
 

@@ -63,8 +63,7 @@ def run(request):
 def batch_of(config, state):
     """The batch that `update` learns from."""
     key_rollout = jax.random.split(state.key, 3)[0]
-    runners, transitions = acting.rollout(config, state.params, state.runners, key_rollout)
-    return ppo._to_batch(config, transitions, *acting.values(config, state.params, runners, transitions))
+    return ppo.collect(config, state, key_rollout)[-1]
 
 
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
@@ -154,7 +153,7 @@ def test_one_gradient_step_is_adam_behind_a_global_norm_clip():
     config = KINDS["per sample"].replace(num_epochs=1, num_minibatches=1, max_grad_norm=0.01, lr=3e-3)
     state = init(config, KEY)
     batch = batch_of(config, state)
-    new, _, metrics = ppo._learn(config, state, batch, KEY)
+    new, _, metrics = ppo.learn(config, state, batch, KEY)
     everything = jnp.arange(config.batch_size)
     gradient, _ = ppo._gradient(config, state.params, ppo._minibatch(config, batch, everything))
     leaves = [np.float64(leaf) for leaf in jax.tree.leaves(gradient)]

@@ -1,0 +1,244 @@
+"""Pictures of training: learning curves, values and policies on the map, the clipped surrogate, ratios.
+
+Every function returns its figure and needs no display; `figure.savefig(path)` writes it.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.colors
+import matplotlib.patches
+import matplotlib.ticker
+import numpy as np
+from jax import Array
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from purejaxppo.acting import evaluate_networks, policy_in, tabular_model
+from purejaxppo.config import Config
+from purejaxppo.environments import GridWorld, layout, make
+from purejaxppo.fields import ConfigError
+from purejaxppo.losses import standardize
+from purejaxppo.planning import value_iteration
+from purejaxppo.ppo import TrainState, collect, init, learn, update
+
+DARK, MIDDLE, LIGHT = "#08306b", "#2171b5", "#c6dbef"  # one hue, so that the picture survives without colour
+STRONG = "#b35806"
+WALL = "#9a9a9a"
+PRIZES = {layout.LOTS_OF_MONEY: "#ffc800", layout.MONEY: "#d9a900", layout.DRAGON: "#b00020"}
+NUMBERED = 10  # rows or columns up to which numbers fit into the cells
+RATIOS = np.linspace(0.0, 2.0, 81)  # edges of the histograms' bins
+
+
+def learning_curves(returns: Any, steps_per_update: int, *, optimum: float | None = None) -> Figure:
+    """Return against environment steps: the median over seeds, the middle half, and all of them.
+
+    Args:
+        returns: `[num_seeds, num_updates]` or `[num_updates]`; NaN where no episode ended.
+        steps_per_update: environment steps of one agent per update, `config.batch_size`.
+        optimum: the optimal return, drawn as a line.
+    """
+    returns = np.atleast_2d(np.asarray(returns, float))
+    has_any = np.isfinite(returns).any(axis=0)  # updates in which any episode ended
+    steps = steps_per_update * np.arange(1, returns.shape[1] + 1)[has_any]
+    low, quarter, median, three_quarters, high = np.nanquantile(returns[:, has_any], [0, 0.25, 0.5, 0.75, 1], axis=0)
+    figure, (axes,) = _figure(1, width=7)
+    if len(returns) > 1:
+        axes.fill_between(steps, low, high, color=LIGHT, label=f"all {len(returns):,} seeds")
+        axes.fill_between(steps, quarter, three_quarters, color=MIDDLE, alpha=0.6, label="middle half of the seeds")
+    axes.plot(steps, median, color=DARK, linewidth=2, label="median over seeds" if len(returns) > 1 else "one seed")
+    if optimum is not None:
+        axes.axhline(optimum, color="black", linestyle="--", label=f"optimum {optimum:.3g}")
+    axes.set(xlabel="environment steps of one agent", ylabel="return of an episode")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def gridworld(config: Config, state: TrainState) -> Figure:
+    """What one agent learned beside the exact solution, and the difference.
+
+    Colour is the value of a cell; arrows are the policy, as long as their move is probable. Cells that no agent acts
+    in have no value.
+
+    Raises:
+        ConfigError: the environment is not a `GridWorld`.
+    """
+    env = _gridworld(config)
+    policy, value, solution = jax.tree.map(np.asarray, _learned_and_exact(config, state))
+    best = solution.is_optimal / solution.is_optimal.sum(axis=1, keepdims=True)
+    is_free = np.isin(env.map.symbol, [layout.FLOOR, layout.START])
+    shown = np.concatenate([value[is_free], solution.value[is_free]])
+    scale = {"vmin": shown.min(), "vmax": shown.max(), "cmap": "viridis"}
+    error = value - solution.value
+    extent = max(np.abs(error[is_free]).max(), 1e-3)
+
+    rows, columns = env.map.shape
+    figure, (learned, exact, difference) = _figure(3, width=15, height=0.5 + 4.3 * rows / columns)
+    _draw_cells(env, learned, value, figure, "value", **scale)
+    _draw_arrows(env, learned, policy)
+    learned.set_title("learned: value $V$ and policy $\\pi$")
+    _draw_cells(env, exact, solution.value, figure, "value", **scale)
+    _draw_arrows(env, exact, best)
+    exact.set_title("exact: $V^*$ and every optimal move")
+    _draw_cells(env, difference, error, figure, "$V - V^*$", vmin=-extent, vmax=extent, cmap="PuOr")
+    is_wrong = is_free & ~solution.is_optimal[np.arange(len(value)), policy.argmax(axis=1)]
+    row, column = env.map.position[is_wrong].T
+    difference.scatter(column, row, marker="x", s=8e3 / max(env.map.shape) ** 2, color="black", linewidth=2, zorder=5)
+    difference.set_title(f"$V - V^*$; $\\times$: greedy move not optimal ({is_wrong.sum()})")
+    return figure
+
+
+def surrogate(config: Config, state: TrainState, key: Array) -> Figure:
+    """The clipped surrogate over the ratio, with the samples of one update on it.
+
+    Both panels are divided by the size of the advantage, so that all samples lie on one curve. Where a sample is
+    clipped, the curve is flat: it has no gradient.
+
+    Args:
+        key: one typed key, consumed: it draws the rollout whose samples are shown, as they stand after learning.
+    """
+    ratio, advantage = map(np.asarray, _ratios(config, state, key))
+    eps = float(config.clip_eps)
+    figure, panels = _figure(2, width=11)
+    reach = max(2 * eps, float(np.abs(ratio - 1).max())) * 1.1
+    curve = np.linspace(max(0.0, 1 - reach), 1 + reach, 401)
+    for axes, sign, title in zip(panels, (1, -1), ("advantage $A > 0$", "advantage $A < 0$"), strict=True):
+        chosen = ratio[np.sign(advantage) == sign]
+        flat = sign * (chosen - 1) > eps
+        label = "min(ratio A, clip(ratio) A) / |A|"
+        axes.plot(curve, _surrogate(curve, sign, eps), color=DARK, linewidth=2, label=label)
+        _scatter(axes, chosen[~flat], sign, eps, "learn", color=MIDDLE, marker="o")
+        _scatter(axes, chosen[flat], sign, eps, "are clipped: no gradient", color=STRONG, marker="x")
+        for edge in (1 - eps, 1 + eps):
+            axes.axvline(edge, color="black", linestyle=":", linewidth=1)
+        axes.set(title=title, xlabel="ratio $\\pi(a|s)\\ /\\ \\pi_{old}(a|s)$", ylabel="surrogate / |A|, maximised")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right" if sign > 0 else "lower left", fontsize=9)
+    return figure
+
+
+def ratio_histograms(config: Config, key: Array) -> Figure:
+    """How far the ratios move from 1 in every update of a training run of one agent.
+
+    The agent is trained for it, from `key`; the picture has a column of shares for each update.
+    """
+    shares = np.asarray(_ratio_shares(config, key)).T
+    figure, (axes,) = _figure(1, width=8)
+    steps = config.batch_size * np.arange(config.num_updates + 1)
+    norm = matplotlib.colors.LogNorm(vmin=1e-4, vmax=1)
+    image = axes.pcolormesh(steps, RATIOS, np.where(shares > 0, shares, np.nan), norm=norm, cmap="viridis")
+    figure.colorbar(image, ax=axes, label="share of the samples")
+    for edge, label in ((1 - config.clip_eps, "$1 \\pm$ clip_eps"), (1 + config.clip_eps, None)):
+        axes.axhline(float(edge), color="black", linestyle="--", label=label)
+    axes.set(xlabel="environment steps of one agent", ylabel="ratio after the update")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes.legend(loc="upper right")
+    return figure
+
+
+@jax.jit
+def _learned_and_exact(config: Config, state: TrainState) -> Any:
+    model = tabular_model(config)
+    return *policy_in(config, state.params, model), value_iteration(model, config.gamma)
+
+
+@jax.jit
+def _ratios(config: Config, state: TrainState, key: Array) -> tuple[Array, Array]:
+    """Ratio and advantage of every sample of a batch after learning from it, `[B]` each.
+
+    Advantages are standardised over the batch, where the loss does so over each minibatch.
+    """
+    key_rollout, key_learn = jax.random.split(key)
+    _, _, batch = collect(config, state, key_rollout)
+    params, _, _ = learn(config, state, batch, key_learn)
+    now = jax.vmap(partial(evaluate_networks, config, params))(batch.obs)
+    advantage = standardize(batch.advantage) if config.normalize_advantage else batch.advantage
+    return jnp.exp(now.action.log_prob(batch.action) - batch.log_prob), advantage
+
+
+@jax.jit
+def _ratio_shares(config: Config, key: Array) -> Array:
+    """The histogram of the ratios after each update, as shares, `[num_updates, bins]`."""
+    key_train, key_ratios = jax.random.split(key)
+
+    def step(state: TrainState, key: Array) -> tuple[TrainState, Array]:
+        ratio, _ = _ratios(config, state, key)
+        counts, _ = jnp.histogram(jnp.clip(ratio, RATIOS[0], RATIOS[-1]), jnp.asarray(RATIOS))
+        return update(config, state)[0], counts / config.batch_size
+
+    return jax.lax.scan(step, init(config, key_train), jax.random.split(key_ratios, config.num_updates))[1]
+
+
+def _scatter(axes: Axes, ratio: np.ndarray, sign: int, clip_eps: float, what: str, **look: Any) -> None:
+    """Samples on the surrogate's curve."""
+    label = f"{len(ratio):,} samples {what}"
+    axes.scatter(ratio, _surrogate(ratio, sign, clip_eps), s=28, alpha=0.5, label=label, **look)
+
+
+def _surrogate(ratio: np.ndarray, advantage: float, clip_eps: float) -> np.ndarray:
+    return np.minimum(ratio * advantage, np.clip(ratio, 1 - clip_eps, 1 + clip_eps) * advantage)
+
+
+def _gridworld(config: Config) -> GridWorld:
+    env = make(config.env)
+    if not isinstance(env, GridWorld):
+        raise ConfigError.of("env", config.env, "a GridWorld, to be drawn as a map")
+    return env
+
+
+def _figure(panels: int, width: float, height: float = 4.5) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def draw_map(env: GridWorld, axes: Axes) -> None:
+    """Walls, money, dragons and starts, one unit per cell, row 0 at the top."""
+    rows, columns = env.map.shape
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
+    axes.set_facecolor(WALL)
+    for (row, column), symbol in zip(env.map.position.tolist(), env.map.symbol.tolist(), strict=True):
+        color = PRIZES.get(symbol, "white")
+        axes.add_patch(
+            matplotlib.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white")
+        )
+        if symbol in PRIZES:
+            ink = "white" if symbol == layout.DRAGON else "black"
+            axes.text(column, row, symbol, ha="center", va="center", fontweight="bold", color=ink)
+        elif symbol == layout.START:
+            axes.text(column - 0.45, row - 0.42, "S", ha="left", va="top", fontsize=7)
+
+
+def _draw_cells(env: GridWorld, axes: Axes, value: np.ndarray, figure: Figure, label: str, **scale: Any) -> None:
+    """The map with a colour, and where there is room a number, in every cell that one acts in."""
+    draw_map(env, axes)
+    grid = np.full(env.map.shape, np.nan)
+    is_free = np.isin(env.map.symbol, [layout.FLOOR, layout.START])
+    grid[tuple(env.map.position[is_free].T)] = value[is_free]
+    image = axes.imshow(grid, zorder=2, **scale)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    if max(env.map.shape) > NUMBERED:
+        return
+    for (row, column), number in zip(env.map.position[is_free].tolist(), value[is_free].tolist(), strict=True):
+        red, green, blue, _ = image.cmap(image.norm(number))
+        ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        text = f"{number:.2f}".replace("-0.00", "0.00")
+        axes.text(column, row + 0.43, text, ha="center", va="bottom", fontsize=7, color=ink, zorder=4)
+
+
+def _draw_arrows(env: GridWorld, axes: Axes, policy: np.ndarray) -> None:
+    """From the middle of every cell an arrow for each move, as long as the move is probable."""
+    is_free = np.isin(env.map.symbol, [layout.FLOOR, layout.START])
+    for action, (down, right) in enumerate(layout.MOVES):
+        probability = policy[:, action]
+        shown = is_free & (probability > 0.02)
+        row, column = env.map.position[shown].T
+        length = 0.36 * probability[shown]
+        at = column, row - (0.1 if max(env.map.shape) <= NUMBERED else 0)  # above the number
+        scale: Any = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.008, "minlength": 0}
+        axes.quiver(
+            *at, right * length, down * length, color=STRONG, edgecolor="white", linewidth=0.4, zorder=3, **scale
+        )

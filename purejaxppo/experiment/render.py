@@ -1,0 +1,167 @@
+"""Moving pictures: agents on their map, or whatever gymnax can draw, as GIFs."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.figure import Figure
+
+from purejaxppo.acting import environment, policy, start
+from purejaxppo.config import Config
+from purejaxppo.environments import GridWorld, interface, layout, make
+from purejaxppo.experiment.plots import draw_map
+from purejaxppo.fields import COUNT, ConfigError, check_key
+from purejaxppo.ppo import TrainState
+
+NEEDS_PYGAME = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
+DRAWN_BY_GYMNAX = (
+    *NEEDS_PYGAME,
+    "Catch-bsuite",
+    "FourRooms-misc",
+    "Asterix-MinAtar",
+    "Breakout-MinAtar",
+    "Freeway-MinAtar",
+    "SpaceInvaders-MinAtar",
+)
+PLACES = {layout.LOTS_OF_MONEY: "lots of money", layout.MONEY: "money", layout.DRAGON: "dragon"}
+FRAMES_PER_SECOND = 5
+PAUSE = 5  # frames for which the last picture stays
+MOST_FRAMES = 200
+
+
+def can_draw(env: Any) -> bool:
+    """Whether `walk` can draw the environment with what is installed."""
+    if isinstance(env, GridWorld):
+        return True
+    needed = ("gymnasium", "pygame") if env.name in NEEDS_PYGAME else ("gymnasium",)
+    return env.name in DRAWN_BY_GYMNAX and all(importlib.util.find_spec(name) is not None for name in needed)
+
+
+def walk(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
+    """One episode of one agent, sampled from its policy, as a GIF; of at most 200 steps.
+
+    Args:
+        state: of one agent.
+        key: one typed key, consumed.
+        path: where the GIF goes.
+
+    Raises:
+        ConfigError: the environment cannot be drawn, or not with what is installed.
+    """
+    env = make(config.env)
+    if not can_draw(env):
+        allowed = "a GridWorld, or one that gymnax draws (pip install 'purejaxppo[render]'): "
+        raise ConfigError.of("env", config.env, allowed + ", ".join(DRAWN_BY_GYMNAX))
+    if isinstance(env, GridWorld):
+        _draw_agents(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1, path)
+    else:
+        _draw_by_gymnax(config, state, key, path)
+
+
+def crowd(config: Config, state: TrainState, key: Array, path: str | Path, *, num_agents: int = 1000) -> None:
+    """Many agents at once on one map, as a GIF; each stays where its episode ends.
+
+    Args:
+        state: of one agent, or of many (a leading axis everywhere), which then take turns in walking.
+        key: one typed key, consumed.
+        path: where the GIF goes.
+        num_agents: how many walk.
+
+    Raises:
+        ConfigError: the environment is not a `GridWorld`, or `num_agents` is not a positive integer.
+    """
+    if not isinstance(make(config.env), GridWorld):
+        raise ConfigError.of("env", config.env, "a GridWorld, to be drawn as a map")
+    if isinstance(num_agents, bool) or not isinstance(num_agents, int) or num_agents < 1:
+        raise ConfigError.of("num_agents", num_agents, COUNT.text)
+    one = state.num_updates.ndim == 0
+    states = jax.tree.map(lambda leaf: leaf[None], state) if one else state
+    _draw_agents(config, states, key, num_agents, path)
+
+
+def _play(config: Config, states: TrainState, key: Array, num_agents: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """`(env_state, next_obs, done)` of the first steps of `num_agents` episodes, `[steps, num_agents, ...]`.
+
+    Agent `i` follows the policy of state `i` modulo the number of states.
+    """
+    check_key(key)
+    env, env_params = environment(config)
+    which = jnp.arange(num_agents) % len(states.num_updates)
+
+    def act_and_step(index: Array, runner: Any, uniform: Array, key: Array) -> Any:
+        params = jax.tree.map(lambda leaf: leaf[index], states.params)
+        action = policy(config, params, num_rows=1)(runner.obs).action.sample(uniform)
+        step = interface.step(env, key, runner.env_state, action, env_params)
+        return runner._replace(env_state=step.state, obs=step.obs), (step.next_obs, step.done)
+
+    def step(runners: Any, key: Array) -> Any:
+        key_action, key_env = jax.random.split(key)
+        uniform, keys = jax.random.uniform(key_action, (num_agents,)), jax.random.split(key_env, num_agents)
+        new, (next_obs, done) = jax.vmap(act_and_step)(which, runners, uniform, keys)
+        return new, (runners.env_state, next_obs, done)
+
+    @jax.jit
+    def play(key: Array) -> Any:
+        key_start, key_steps = jax.random.split(key)
+        runners = jax.vmap(lambda key: start(config, key))(jax.random.split(key_start, num_agents))
+        return jax.lax.scan(step, runners, jax.random.split(key_steps, MOST_FRAMES))[1]
+
+    env_state, next_obs, done = jax.tree.map(np.asarray, play(key))
+    return env_state, next_obs, done
+
+
+def _draw_agents(config: Config, states: TrainState, key: Array, num_agents: int, path: str | Path) -> None:
+    """Dots on the map."""
+    env: Any = make(config.env)
+    env_state, next_cell, done = _play(config, states, key, num_agents)
+    # Once an agent's first episode has ended, it stays on the cell that ended it.
+    ended_before = np.concatenate([np.zeros((1, num_agents), bool), np.cumsum(done, axis=0)[:-1] > 0])
+    cells = [env_state.cell[0]]
+    for cell, ended in zip(next_cell, ended_before, strict=True):
+        cells.append(np.where(ended, cells[-1], cell))
+    num_steps = int(np.argmax(np.all(np.cumsum(done, axis=0) > 0, axis=1))) + 1 if done.any(axis=0).all() else len(done)
+    cells = cells[: num_steps + 1] + [cells[num_steps]] * PAUSE
+
+    rows, columns = env.map.shape
+    figure = Figure(figsize=(5, 0.6 + 5 * rows / columns), layout="constrained", dpi=80)
+    axes = figure.subplots()
+    draw_map(env, axes)
+    # Agents in one cell stand apart, each always at the same place within its cell.
+    spread = 0 if num_agents == 1 else 0.4
+    offset = np.random.default_rng(0).uniform(-spread, spread, (num_agents, 2))
+    size = 200 if num_agents == 1 else max(6, 3000 / num_agents)
+    dots = axes.scatter([], [], s=size, color="#2171b5", edgecolor="white", linewidth=0.3, zorder=5)
+
+    def draw(frame: int) -> Any:
+        row, column = (env.map.position[cells[frame]] + offset).T
+        dots.set_offsets(np.stack([column, row], axis=1))
+        axes.set_title(f"step {min(frame, num_steps)}: {_whereabouts(env.map.symbol[cells[frame]])}", fontsize=10)
+        return (dots,)
+
+    FuncAnimation(figure, draw, frames=len(cells)).save(path, writer=PillowWriter(fps=FRAMES_PER_SECOND))
+
+
+def _whereabouts(symbol: np.ndarray) -> str:
+    """Where agents are that stand on cells with these symbols."""
+    if len(symbol) == 1:
+        return PLACES.get(str(symbol[0]), "under way")
+    in_money, in_dragons = np.isin(symbol, list(layout.GOALS)).sum(), (symbol == layout.DRAGON).sum()
+    return f"{len(symbol):,} agents, {in_money:,} at money, {in_dragons:,} at dragons"
+
+
+def _draw_by_gymnax(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
+    for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
+        os.environ.setdefault(driver, "dummy")  # pygame draws into memory: it needs neither display nor sound
+    from gymnax.visualize import Visualizer  # needs gymnasium, an optional dependency
+
+    env_state, _, done = _play(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1)
+    num_steps = int(np.argmax(done[:, 0])) + 1 if done.any() else len(done)
+    frames = [jax.tree.map(lambda leaf, i=i: leaf[i, 0], env_state) for i in range(num_steps)]
+    env, env_params = environment(config)
+    Visualizer(env, env_params, frames).animate(str(path))
