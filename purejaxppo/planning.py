@@ -171,17 +171,21 @@ def _policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Arr
 
 @jax.jit
 def _expected_return(model: TabularModel, policy: Array, horizon: Array) -> EpisodeReturn:
-    weight = policy[..., None] * model.probability
+    probability = policy[..., None] * model.probability
+    goes_on = jnp.where(model.terminated, 0.0, probability)
+
+    def of_episode(gain: Array) -> Array:
+        """The expected sum of what each outcome gains, `[S, A, K]`, until the episode's end."""
+        per_step = jnp.sum(probability * gain, axis=(1, 2))
+
+        def one_step_more(_: Any, total: Array) -> Array:
+            return per_step + jnp.sum(goes_on * total[model.next_state], axis=(1, 2))
+
+        return jnp.sum(model.start * jax.lax.fori_loop(0, horizon, one_step_more, jnp.zeros_like(per_step)))
+
     succeeds = model.terminated & (model.reward > 0)
     gains = jnp.stack([model.reward, jnp.ones_like(model.reward), succeeds.astype(jnp.float32)])
-    gain = jnp.einsum("sak,gsak->gs", weight, gains, precision="highest")
-    weight = jnp.where(model.terminated, 0.0, weight)
-
-    def one_step_more(_: Any, so_far: Array) -> Array:
-        return gain + jnp.sum(weight * so_far[:, model.next_state], axis=(-2, -1))
-
-    of_states = jax.lax.fori_loop(0, horizon, one_step_more, jnp.zeros_like(gain))
-    return EpisodeReturn(*jnp.sum(of_states * model.start, axis=-1))
+    return EpisodeReturn(*jax.vmap(of_episode)(gains))
 
 
 @jax.jit
