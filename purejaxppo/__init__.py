@@ -10,6 +10,7 @@ from purejaxppo.evaluation import act, evaluate, optimality
 from purejaxppo.fields import ConfigError
 from purejaxppo.losses import Batch, explained_variance, ppo_loss
 from purejaxppo.ppo import TrainState, init, train, update
+from purejaxppo.presets import preset
 from purejaxppo.shuffling import random_permutation
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "optimality",
     "planning",
     "ppo_loss",
+    "preset",
     "random_permutation",
     "train",
     "update",

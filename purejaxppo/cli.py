@@ -19,25 +19,25 @@ import scipy.stats
 import tyro
 from rich.console import Console
 
+from purejaxppo import environments, presets
 from purejaxppo.acting import policy_table
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
-from purejaxppo.environments import GridWorld, is_tabular, make, resolve
+from purejaxppo.environments import GridWorld, is_tabular, make
 from purejaxppo.evaluation import Optimality, act, evaluate, optimality
 from purejaxppo.experiment.terminal import draw_map
-from purejaxppo.fields import COUNT, Allowed, ConfigError, Settings, static, unknown_name
+from purejaxppo.fields import COUNT, Allowed, ConfigError, Settings, static
 from purejaxppo.ppo import Metrics, TrainState, init, train, update
+from purejaxppo.presets import preset
 
-DEFAULT_ENV = "GridWorld-treasure"
-# Sizes that suit a thousand agents on the small default map; every other environment starts from Config's defaults.
-DEFAULT_JOB = {"num_envs": 64, "num_steps": 32, "total_timesteps": 65_536, "hidden_sizes": (32,), "lr": 5e-3}
+DEFAULT_PRESET = "treasure"
 EVALUATION_EPISODES = 128
 PICTURES = 0x706963  # folded into the seed's key, for random numbers that neither training nor evaluation draws
 REACHED = 1e-3  # gap to the optimal return, relative to it, below which an agent reaches it
 HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.
 
-Without flags: 1,024 agents on the treasure gridworld; another --env starts from other defaults, see its --help.
-Example: purejaxppo train --env CartPole-v1 --num-envs 8 --num-seeds 4
+Without flags: 1,024 agents on the treasure gridworld. Another --env or --preset starts from other defaults; its --help
+shows them. Example: purejaxppo train --env CartPole-v1 --num-envs 8 --num-seeds 4
 """
 
 
@@ -72,49 +72,65 @@ def _parse(argv: list[str]) -> tuple[Config, Seeds, Path | None]:
     Raises:
         ConfigError: a flag or value cannot be used.
     """
+    name = _early_flag(argv, "--preset") or (None if _early_flag(argv, "--env") else DEFAULT_PRESET)
+    base = Config() if name is None else preset(name)
+    flags = vars(_read_flags(argv, _flags_type(name)))
+    seeds = Seeds(**{field.name: flags.pop(field.name) for field in dataclasses.fields(Seeds)})
+    plot = flags.pop("plot")
+    del flags["preset"]
+    env, pairs = environments.resolve(flags["env"]), flags.pop("env_params")
+    env_params = _env_params(env, pairs) if pairs or env != base.env else base.env_params
+    config = Config(**flags, env_params=env_params)
+    return config, seeds, None if plot is None else _new_directory(plot)
+
+
+def _early_flag(argv: list[str], flag: str) -> str | None:
+    """The value of a flag that the other flags' defaults depend on."""
+    for argument, value in itertools.pairwise(argv):
+        if argument == flag:
+            return value
+    return next((argument.removeprefix(f"{flag}=") for argument in argv if argument.startswith(f"{flag}=")), None)
+
+
+def _read_flags(argv: list[str], flags_type: Any) -> Any:
+    """The flags as an object of that type."""
     app = tyro.extras.SubcommandApp()
-    flags_type: Any = _flags_type(_env_flag(argv))
     app.command(flags_type, name="train")
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            flags = app.cli(prog="purejaxppo", description="PPO in JAX, fully jitted.", args=argv)
+            return app.cli(prog="purejaxppo", description="PPO in JAX, fully jitted.", args=argv)
     except SystemExit as stop:
         if stop.code == 0:
             raise
         raise ConfigError(_one_line(messages.getvalue())) from None
-    values = vars(flags)
-    seeds = Seeds(**{field.name: values.pop(field.name) for field in dataclasses.fields(Seeds)})
-    plot = values.pop("plot")
-    config = Config(**values | {"env_params": _env_params(values["env"], values["env_params"])})
-    return config, seeds, None if plot is None else _new_directory(plot)
 
 
-def _env_flag(argv: list[str]) -> str:
-    """The environment asked for, ahead of all else: the other flags' defaults depend on it."""
-    for flag, value in itertools.pairwise(argv):
-        if flag == "--env":
-            return value
-    return next((flag.removeprefix("--env=") for flag in argv if flag.startswith("--env=")), DEFAULT_ENV)
+def _flags_type(name: str | None) -> type:
+    """A dataclass with a flag for every field of `Config` and `Seeds`, as tyro reads it.
 
-
-def _flags_type(env: str) -> type:
-    """A dataclass with a flag for every field of `Config` and `Seeds`, as tyro reads it."""
-    defaults: dict[str, Any] = DEFAULT_JOB | {"num_seeds": 1024} if env == DEFAULT_ENV else {}
+    The defaults are those of the preset called `name`, if any.
+    """
+    defaults = {} if name is None else presets.read(name)
+    defaults |= {"num_seeds": 1024 if name == DEFAULT_PRESET else Seeds.num_seeds, "env_params": ()}
     # What tyro cannot read off the default's type.
     kinds: dict[str, Any] = {"env_params": tuple[str, ...], "hidden_sizes": tuple[int, ...]}
-    flags = []
+    flags = [
+        _flag("preset", str | None, name, f"settings to start from: {', '.join(presets.names())}, or a file (*.toml)"),
+        _flag("plot", Path | None, None, "new directory to draw pictures of the run into"),
+    ]
     for field in (*dataclasses.fields(Config), *dataclasses.fields(Seeds)):
-        default = () if field.name == "env_params" else defaults.get(field.name, field.default)
-        kind = kinds.get(field.name, type(default))
+        kind = kinds.get(field.name, type(field.default))
+        default = defaults.get(field.name, field.default)
         text = field.metadata["help"] + (", as name=value pairs" if field.name == "env_params" else "")
-        annotated: Any = Annotated[kind, tyro.conf.arg(help=text)]
-        flags.append((field.name, annotated, dataclasses.field(default=default)))
-    help_plot = "new directory to draw pictures of the run into"
-    flags.append(("plot", Annotated[Path | None, tyro.conf.arg(help=help_plot)], dataclasses.field(default=None)))
+        flags.append(_flag(field.name, kind, tuple(default) if isinstance(default, list) else default, text))
     flags_type = dataclasses.make_dataclass("Flags", flags)
     flags_type.__doc__ = HELP
     return flags_type
+
+
+def _flag(name: str, kind: Any, default: Any, text: str) -> tuple[str, Any, Any]:
+    return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)
 
 
 def _new_directory(path: Path) -> Path:
@@ -140,23 +156,21 @@ def _one_line(message: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
-def _env_params(env: str, pairs: Sequence[str]) -> Any:
+def _env_params(env: Any, pairs: Sequence[str]) -> Any:
     """The environment's default parameters with some replaced, or None."""
     if not pairs:
         return None
-    params = make(resolve(env)).default_params
-    names = [field.name for field in dataclasses.fields(params)]
-    changes = {}
+    default_params = environments.make(env).default_params
+    changes: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
-        if name not in names:
-            raise unknown_name("env_params name", name, names)
         try:
             number = float(text)
         except ValueError:
             raise ConfigError(f"env_params={pair!r}: must be name=number") from None
-        changes[name] = int(number) if isinstance(getattr(params, name), int) and number == int(number) else number
-    return params.replace(**changes)
+        whole = isinstance(getattr(default_params, name, None), int) and number.is_integer()
+        changes[name] = int(number) if whole else number
+    return environments.replaced_params(env, changes)
 
 
 class Result(NamedTuple):

@@ -1,6 +1,8 @@
 """Environments: gridworlds of ours, and every gymnax environment with discrete actions."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ __all__ = [
     "check",
     "is_tabular",
     "make",
+    "replaced_params",
     "resolve",
     "tabulate",
 ]
@@ -33,6 +36,9 @@ __all__ = [
 def _register() -> None:
     """Our environments go into gymnax's own registry, so that there is one list of ids."""
     factories: dict[str, Any] = {f"GridWorld-{name}": functools.partial(GridWorld, name) for name in layout.names()}
+    factories |= {
+        f"GridWorld-{name}-coordinates": functools.partial(GridWorld, name, "coordinates") for name in layout.names()
+    }
     factories["RandomGridWorld"] = RandomGridWorld
     for env_id, factory in factories.items():
         if env_id not in gymnax.registered_envs:
@@ -64,6 +70,20 @@ def make(env: Any) -> Any:
 def _make(env_id: str) -> Any:
     # gymnax environments hash by identity: a fresh one for each call would compile each time.
     return gymnax.make(env_id)[0]
+
+
+def replaced_params(env: Any, changes: Mapping[str, Any]) -> Any:
+    """The environment's default parameters with some replaced.
+
+    Raises:
+        ConfigError: there is no such environment or parameter.
+    """
+    params = make(resolve(env)).default_params
+    names = [field.name for field in dataclasses.fields(params)]
+    for name in changes:
+        if name not in names:
+            raise unknown_name("env_params name", name, names)
+    return params.replace(**changes)
 
 
 def check(env: Any, env_params: Any) -> None:
