@@ -78,8 +78,8 @@ def _parse(argv: list[str]) -> tuple[Config, Seeds, Path | None]:
     seeds = Seeds(**{field.name: flags.pop(field.name) for field in dataclasses.fields(Seeds)})
     plot = flags.pop("plot")
     del flags["preset"]
-    env, pairs = environments.resolve(flags["env"]), flags.pop("env_params")
-    env_params = _env_params(env, pairs) if pairs or env != base.env else base.env_params
+    env = environments.resolve(flags["env"])
+    env_params = _env_params(env, base.env_params if env == base.env else None, flags.pop("env_params"))
     config = Config(**flags, env_params=env_params)
     return config, seeds, None if plot is None else _new_directory(plot)
 
@@ -156,11 +156,11 @@ def _one_line(message: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
-def _env_params(env: Any, pairs: Sequence[str]) -> Any:
-    """The environment's default parameters with some replaced, or None."""
+def _env_params(env: Any, params: Any, pairs: Sequence[str]) -> Any:
+    """`params`, or where there are none the environment's defaults, with some replaced."""
     if not pairs:
-        return None
-    default_params = environments.make(env).default_params
+        return params
+    params = environments.make(env).default_params if params is None else params
     changes: dict[str, Any] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
@@ -168,9 +168,9 @@ def _env_params(env: Any, pairs: Sequence[str]) -> Any:
             number = float(text)
         except ValueError:
             raise ConfigError(f"env_params={pair!r}: must be name=number") from None
-        whole = isinstance(getattr(default_params, name, None), int) and number.is_integer()
+        whole = isinstance(getattr(params, name, None), int) and number.is_integer()
         changes[name] = int(number) if whole else number
-    return environments.replaced_params(env, changes)
+    return environments.replaced_params(params, changes)
 
 
 class Result(NamedTuple):
@@ -249,7 +249,7 @@ def _distance_from_optimum(exact: Optimality) -> str:
     return (
         "                   over agents, each the exact expectation of the greedy policy\n"
         f"optimal return     {best:.3f}, reached by {num_best:,} of {len(gap):,} agents\n"
-        f"gap                mean {gap.mean():.4f}, worst {gap.max():.4f}; "
+        f"gap                mean {gap.mean():z.4f}, worst {gap.max():z.4f}; "
         f"{np.mean(exact.optimal_fraction):.1%} of all moves are optimal"
     )
 

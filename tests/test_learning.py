@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, act, evaluate, train
+from purejaxppo import Config, act, evaluate, optimality, preset, train
 from purejaxppo.environments.layout import read
 
 pytestmark = pytest.mark.slow
@@ -61,6 +61,14 @@ def test_treasure_is_learned_from_every_cell_by_every_seed():
                 if symbol[cell] in PRIZE:
                     break
             assert total == best[start], (seed, start)
+
+
+def test_serrano_learns_every_best_move_from_coordinates():
+    config = preset("serrano")
+    states, _ = train_seeds(config, 16)
+    result = jax.vmap(lambda state: optimality(config, state))(states)
+    assert np.all(np.asarray(result.gap) < 1e-3), result.gap
+    assert np.all(np.asarray(result.optimal_fraction) == 1), result.optimal_fraction
 
 
 def test_cartpole_is_solved_by_nine_of_ten_seeds():

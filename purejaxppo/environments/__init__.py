@@ -72,13 +72,12 @@ def _make(env_id: str) -> Any:
     return gymnax.make(env_id)[0]
 
 
-def replaced_params(env: Any, changes: Mapping[str, Any]) -> Any:
-    """The environment's default parameters with some replaced.
+def replaced_params(params: Any, changes: Mapping[str, Any]) -> Any:
+    """An environment's parameters with some replaced.
 
     Raises:
-        ConfigError: there is no such environment or parameter.
+        ConfigError: there is no such parameter.
     """
-    params = make(resolve(env)).default_params
     names = [field.name for field in dataclasses.fields(params)]
     for name in changes:
         if name not in names:

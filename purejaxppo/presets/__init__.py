@@ -27,7 +27,8 @@ def preset(name: str | Path, **changes: Any) -> Config:
     """
     values = read(name) | changes
     if isinstance(values.get("env_params"), dict):
-        values["env_params"] = environments.replaced_params(values.get("env", Config.env), values["env_params"])
+        env = environments.make(environments.resolve(values.get("env", Config.env)))
+        values["env_params"] = environments.replaced_params(env.default_params, values["env_params"])
     return Config(**values)
 
 

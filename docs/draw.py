@@ -1,0 +1,31 @@
+"""Run the code of a page as a reader would, from top to bottom, in the current directory: it draws the page's pictures.
+
+cd docs/pictures && python ../draw.py ../from-the-video-to-the-code.md
+"""
+
+import contextlib
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The page's fenced blocks of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def run(page: str) -> str:
+    """Run the page's Python blocks as one program; returns what they print."""
+    names: dict[str, Any] = {}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for block in blocks(page, "python"):
+            exec(compile(block, "<page>", "exec"), names)
+    return printed.getvalue()
+
+
+if __name__ == "__main__":
+    for path in sys.argv[1:]:
+        print(run(Path(path).read_text()), end="")
