@@ -1,6 +1,6 @@
-"""Run the code of a page as a reader would, from top to bottom, in the current directory: it draws the page's pictures.
+"""Run the code of a page as a reader would, in the current directory, which gets the page's pictures.
 
-cd docs/pictures && python ../draw.py ../from-the-video-to-the-code.md
+For example in `docs/pictures`: `python ../draw.py ../from-the-video-to-the-code.md`.
 """
 
 import contextlib

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,6 @@ def test_quoted_lines_are_the_librarys():
     page = ROOT / "docs" / "from-the-video-to-the-code.md"
     sections = re.split(r"^```py\n", page.read_text(), flags=re.MULTILINE)
     assert len(sections) > 8
-    for before, after in zip(sections[:-1], sections[1:], strict=True):
+    for before, after in pairwise(sections):
         source = re.findall(r"\]\((\.\./purejaxppo/.*?)\)", before)[-1]
         assert after.split("```")[0] in (page.parent / source).read_text(), source

@@ -60,7 +60,7 @@ def test_a_mistake_in_a_file_is_told(text, said, tmp_path):
 def test_a_preset_that_is_not_there_is_told():
     with pytest.raises(ConfigError, match="unknown preset 'seranno'; did you mean 'serrano'"):
         preset("seranno")
-    with pytest.raises(ConfigError, match="preset='missing.toml': cannot be read"):
+    with pytest.raises(ConfigError, match=r"preset='missing.toml': cannot be read"):
         preset("missing.toml")
 
 
