@@ -548,6 +548,7 @@ MALFORMED = {
     ),
     "reward NaN": (changed("reward", (0, 2, 1), np.nan), r"model\.reward: at \[0, 2, 1\] it is nan; must be finite"),
     "reward infinite": (changed("reward", (0, 2, 1), np.inf), r"model\.reward: .*must be finite"),
+    "reward minus infinite": (changed("reward", (0, 2, 1), -np.inf), r"model\.reward: .*must be finite"),
     "probability negative": (changed("probability", (1, 1, 1), -0.1), r"model\.probability: at \[1, 1, 1\].*\[0, 1\]"),
     "probability above 1": (changed("probability", (1, 1, 1), 1.1), r"model\.probability: at \[1, 1, 1\]"),
     "probability NaN": (changed("probability", (1, 1, 1), np.nan), r"model\.probability: at \[1, 1, 1\] it is nan"),

@@ -320,7 +320,7 @@ def test_the_surrogate_counts_every_sample_once(samples):
     panels = plots.surrogate(CONFIG, state, KEY).axes
     assert sum(len(points) for axes in panels for points in scatters(axes).values()) == np.sum(advantage != 0)
     # Not standardised, the advantages of a critic that expects the worst are all positive.
-    config, state = tables.agent(MAP, [0.0] * 4, value=-100.0, normalize_advantage=False)
+    config, state = tables.agent(MAP, [0.0] * 4, value=-1000.0, normalize_advantage=False)
     positive, negative = (scatters(axes) for axes in plots.surrogate(config, state, KEY).axes)
     assert sum(map(len, positive.values())) == config.batch_size
     assert sum(map(len, negative.values())) == 0

@@ -2,7 +2,6 @@
 
 import functools
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,12 +85,9 @@ def begun(env, params, keys):
 
 
 def row_of(model, obs):
-    """Number of the state that shows each of `obs` `[..., *shape]`."""
-    known = {np.asarray(one).tobytes(): s for s, one in enumerate(np.asarray(model.obs))}
-    shape = model.obs.shape[1:]
-    obs = np.asarray(obs)
-    flat = np.ascontiguousarray(obs).reshape(-1, *shape)
-    return np.array([known[one.tobytes()] for one in flat]).reshape(obs.shape[: obs.ndim - len(shape)])
+    """Number of the state that shows each of `obs` `[N, ...]`."""
+    known = {np.asarray(shown).tobytes(): s for s, shown in reversed(list(enumerate(np.asarray(model.obs))))}
+    return np.array([known[shown.tobytes()] for shown in np.asarray(obs)])
 
 
 def model_of(env, params):
@@ -99,54 +95,59 @@ def model_of(env, params):
     return model._replace(obs=interface.typed(env, model.obs))
 
 
-def entered(model):
-    """The reward and the termination of entering a state from another, by the model, `[S, A, S]`, and how probable."""
-    num_states, num_actions, num_outcomes = model.next_state.shape
-    probability = np.zeros((num_states, num_actions, num_states))
-    reward, terminated = np.full(probability.shape, np.nan), np.zeros(probability.shape, bool)
-    rows, actions = np.indices((num_states, num_actions))
-    for k in range(num_outcomes):
-        at = rows, actions, np.asarray(model.next_state[..., k])
-        np.add.at(probability, at, np.asarray(model.probability[..., k], np.float64))
-        reward[at], terminated[at] = np.asarray(model.reward[..., k]), np.asarray(model.terminated[..., k])
-    return probability, reward, terminated
+def likely(model, s, a):
+    """`{next state: (probability, reward, terminated)}` of one action, by the model."""
+    result = {}
+    columns = (np.asarray(leaf[s, a]).tolist() for leaf in model[:4])
+    for after, p, reward, terminated in zip(*columns, strict=True):
+        result[after] = result.get(after, (0,))[0] + p, reward, terminated
+    return result
+
+
+def assert_likely(seen, p, where):
+    p = np.minimum(p, 1)  # sums in single precision may end just above
+    assert np.all(seen[p == 0] == 0), where
+    assert np.all(np.abs(seen - p) <= SIGMAS * np.sqrt(p * (1 - p) / MANY) + 1e-6), f"{where}: {seen} for {p}"
 
 
 def assert_exact(env, params):
     """Without chance, every action in every state does what the model says, whatever the key."""
-    model = model_of(env, params)
+    model = jax.device_get(model_of(env, params))
     keys = jax.random.split(jax.random.key(0), 3)
-    obs, reward, terminated, _ = stepped(env, params, states_of(env, params), keys, model.mask.shape[1])
+    obs, reward, terminated, _ = jax.device_get(stepped(env, params, states_of(env, params), keys, model.mask.shape[1]))
     counts = goes_on_from(env, model)
-    sure = np.asarray(model.probability).argmax(axis=-1)[..., None]
-    assert np.all(np.take_along_axis(np.asarray(model.probability), sure, axis=-1) == 1)
+    sure = model.probability.argmax(axis=-1)[..., None]
+    next_state, probability, its_reward, its_end = (np.take_along_axis(x, sure, axis=-1)[..., 0] for x in model[:4])
+    np.testing.assert_array_equal(probability, 1)
     for i in range(len(keys)):
-        expected = np.take_along_axis(np.asarray(model.next_state), sure, axis=-1)[..., 0]
-        np.testing.assert_array_equal(row_of(model, np.asarray(obs[i])[counts]), expected[counts])
-        for got, name in ((reward, "reward"), (terminated, "terminated")):
-            expected = np.take_along_axis(np.asarray(getattr(model, name)), sure, axis=-1)[..., 0]
-            np.testing.assert_array_equal(np.asarray(got[i])[counts], expected[counts])
+        np.testing.assert_array_equal(obs[i, counts], model.obs[next_state[counts]])
+        np.testing.assert_array_equal(reward[i, counts], its_reward[counts])
+        np.testing.assert_array_equal(terminated[i, counts], its_end[counts])
 
 
 def assert_frequent(env, params, only=slice(None)):
     """Each outcome comes as often as the model says, and nothing else comes."""
-    model = model_of(env, params)
-    num_states = len(model.start)
+    model = jax.device_get(model_of(env, params))
+    num_states, num_actions = model.mask.shape
     chosen = np.arange(num_states)[only]
     keys = jax.random.split(jax.random.key(1), MANY)
     states = jax.tree.map(lambda leaf: leaf[chosen], states_of(env, params))
-    obs, reward, terminated, _ = jax.device_get(stepped(env, params, states, keys, model.mask.shape[1]))
-    after = row_of(model, obs) if obs.ndim > 3 else obs
-    probability, its_reward, its_end = entered(model)
+    obs, reward, terminated, _ = jax.device_get(stepped(env, params, states, keys, num_actions))
     for n, s in enumerate(chosen):
-        for a in range(model.mask.shape[1]):
-            seen = np.bincount(after[:, n, a], minlength=num_states) / MANY
-            p = probability[s, a]
-            assert np.all(seen[p == 0] == 0), f"state {s}, action {a}"
-            error = np.sqrt(p * (1 - p) / MANY)
-            assert np.all(np.abs(seen - p) <= SIGMAS * error + 1e-6), f"state {s}, action {a}: {seen} for {p}"
-            np.testing.assert_array_equal(reward[:, n, a], its_reward[s, a][after[:, n, a]])
-            np.testing.assert_array_equal(terminated[:, n, a], its_end[s, a][after[:, n, a]])
+        for a in range(num_actions):
+            results, times = np.unique(
+                np.column_stack([obs[:, n, a].reshape(MANY, -1), reward[:, n, a], terminated[:, n, a]]),
+                axis=0,
+                return_counts=True,
+            )
+            count = {tuple(result): number / MANY for result, number in zip(results.tolist(), times, strict=True)}
+            expected = {
+                (*model.obs[after].reshape(-1).tolist(), its_reward, its_end): p
+                for after, (p, its_reward, its_end) in likely(model, s, a).items()
+            }
+            assert set(count) <= set(expected), f"state {s}, action {a}"
+            seen = np.array([count.get(result, 0) for result in expected])
+            assert_likely(seen, np.array(list(expected.values())), f"state {s}, action {a}")
 
 
 def assert_starts(env, params):
@@ -155,14 +156,19 @@ def assert_starts(env, params):
     seen = np.bincount(row_of(model, first), minlength=len(model.start)) / MANY
     p = np.asarray(model.start, np.float64)
     assert np.all(seen[p == 0] == 0)
-    assert np.all(np.abs(seen - p) <= SIGMAS * np.sqrt(p * (1 - p) / MANY) + 1e-6)
+    if len(p) > 1000:  # each is too rare to count: by goal and by position
+        square = (104, 104)
+        for axis in (0, 1):
+            assert_likely(seen.reshape(square).sum(axis), p.reshape(square).sum(axis), f"axis {axis}")
+    else:
+        assert_likely(seen, p, "start")
 
 
 EXACT = {
     "walls": (GridWorld(WALLED), PARAMS),
     "walls, bumping": (GridWorld(WALLED, mask_blocked=False), PARAMS),
     "hall": (GridWorld(HALL), PARAMS),
-    "island": (GridWorld(ISLAND.replace(".#m", ".##").replace("S.M", "S.M")[:-3] + "m#D"), PARAMS),
+    "island": (GridWorld(ISLAND), PARAMS),
     "treasure": (make("GridWorld-treasure"), GridWorldParams()),
     "many starts": (GridWorld("S.S\n.#.\nS.M", features_as="coordinates"), PARAMS),
     "FrozenLake": (FrozenLake(is_slippery=False, reward_schedule=(1.0, -0.5, -0.125)), FrozenLake().default_params),
@@ -261,9 +267,10 @@ def test_observations_are_those_of_the_environment_and_differ(name):
     own = jax.vmap(lambda state: interface.typed(env, env.observe(jax.random.key(0), state, 0, params)))(states)
     np.testing.assert_array_equal(model.obs, own)
     assert model.obs.dtype == own.dtype
-    different = np.unique(np.asarray(model.obs).reshape(len(model.obs), -1), axis=0)
-    # Catch shows no more than one pixel where the paddle has caught the ball, which is an end like any other.
-    assert len(different) == len(model.obs)
+    # Where the ball of Catch is down, ball and paddle look alike; no one acts there.
+    counts = goes_on_from(env, model)
+    different = np.unique(np.asarray(model.obs)[counts].reshape(counts.sum(), -1), axis=0)
+    assert len(different) == counts.sum()
     np.testing.assert_array_equal(acting.tabular_model(Config(env=env, env_params=params)).obs, own)
 
 
@@ -284,7 +291,8 @@ def test_rewards_may_be_mapped_over():
     np.testing.assert_allclose(np.sum(models.probability, axis=-1), 1, rtol=1e-6)
     for i in range(3):
         alone = tabulate(env, PARAMS.replace(slip=float(slips[i]), money=float(money[i])))
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda leaf: leaf[i], models), alone)  # noqa: B023
+        for got, expected in zip(models, alone, strict=True):
+            np.testing.assert_array_equal(got[i], expected)
 
 
 def test_failures_and_starts_of_four_rooms_may_be_mapped_over():
@@ -296,9 +304,8 @@ def test_failures_and_starts_of_four_rooms_may_be_mapped_over():
     np.testing.assert_allclose(np.sum(models.probability, axis=-1), 1, rtol=1e-6)
     for i in range(3):
         alone = tabulate(env, params.replace(fail_prob=fails[i], resample_init_pos=bool(anywhere[i])))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), jax.tree.map(lambda leaf: leaf[i], models), alone
-        )
+        for got, expected in zip(models, alone, strict=True):
+            np.testing.assert_allclose(got[i], expected, atol=1e-7)
 
 
 def test_a_traced_number_of_states_is_refused():
@@ -319,7 +326,7 @@ class TwoRooms(Environment):
 
     @property
     def default_params(self):
-        return gymnax.EnvParams(max_steps_in_episode=3) if hasattr(gymnax, "EnvParams") else probes.EnvParams(3)
+        return probes.EnvParams(max_steps_in_episode=3)
 
     def tabular_model(self, params):
         next_state = jnp.array([[[0], [1]], [[1], [0]]])

@@ -43,7 +43,9 @@ def learning_curves(returns: Any, steps_per_update: int, *, optimum: float | Non
     returns = np.atleast_2d(np.asarray(returns, float))
     has_any = np.isfinite(returns).any(axis=0)  # updates in which any episode ended
     steps = steps_per_update * np.arange(1, returns.shape[1] + 1)[has_any]
-    low, quarter, median, three_quarters, high = np.nanquantile(returns[:, has_any], [0, 0.25, 0.5, 0.75, 1], axis=0)
+    shares = [0, 0.25, 0.5, 0.75, 1]
+    curves = np.nanquantile(returns[:, has_any], shares, axis=0) if has_any.any() else np.empty((len(shares), 0))
+    low, quarter, median, three_quarters, high = curves
     figure, (axes,) = _figure(1, width=7)
     if len(returns) > 1:
         axes.fill_between(steps, low, high, color=LIGHT, label=f"all {len(returns):,} seeds")
@@ -76,8 +78,7 @@ def gridworld(config: Config, state: TrainState) -> Figure:
     error = value - solution.value
     extent = max(np.abs(error[is_free]).max(), 1e-3)
 
-    rows, columns = env.map.shape
-    figure, (learned, exact, difference) = _figure(3, width=15, height=0.5 + 4.3 * rows / columns)
+    figure, (learned, exact, difference) = _figure(3, width=15, height=0.5 + 4.3 * tallness(env))
     _draw_cells(env, learned, value, figure, "value", **scale)
     _draw_arrows(env, learned, policy)
     learned.set_title("learned: value $V$ and policy $\\pi$")
@@ -193,6 +194,12 @@ def _gridworld(config: Config) -> GridWorld:
 def _figure(panels: int, width: float, height: float = 4.5) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def tallness(env: GridWorld) -> float:
+    """Height of the map's picture by its width; a very long map does not fill its picture."""
+    rows, columns = env.map.shape
+    return min(max(rows / columns, 0.4), 2.5)
 
 
 def draw_map(env: GridWorld, axes: Axes) -> None:

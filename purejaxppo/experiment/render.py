@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from purejaxppo.acting import environment, policy, start
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, interface, layout, make
-from purejaxppo.experiment.plots import draw_map
+from purejaxppo.experiment.plots import draw_map, tallness
 from purejaxppo.fields import COUNT, ConfigError, check_key
 from purejaxppo.ppo import TrainState
 
@@ -45,6 +45,8 @@ def can_draw(env: Any) -> bool:
 
 def walk(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
     """One episode of one agent, sampled from its policy, as a GIF; of at most 200 steps.
+
+    What gymnax draws ends with the state in which the last action was chosen.
 
     Args:
         state: of one agent.
@@ -128,8 +130,7 @@ def _draw_agents(config: Config, states: TrainState, key: Array, num_agents: int
     num_steps = int(np.argmax(np.all(np.cumsum(done, axis=0) > 0, axis=1))) + 1 if done.any(axis=0).all() else len(done)
     cells = cells[: num_steps + 1] + [cells[num_steps]] * PAUSE
 
-    rows, columns = env.map.shape
-    figure = Figure(figsize=(5, 0.6 + 5 * rows / columns), layout="constrained", dpi=80)
+    figure = Figure(figsize=(5, 0.6 + 5 * tallness(env)), layout="constrained", dpi=80)
     axes = figure.subplots()
     draw_map(env, axes)
     # Agents in one cell stand apart, each always at the same place within its cell.
