@@ -65,7 +65,7 @@ def test_an_empty_directory_and_the_exact_return(tmp_path, capsys, monkeypatch):
 def test_other_environments_get_the_pictures_that_need_no_map(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(render, "MOST_FRAMES", 5)
     assert cli.main(["train", *CARTPOLE, "--hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
-    has_pygame = all(importlib.util.find_spec(name) for name in ("gymnasium", "pygame"))
+    has_pygame = importlib.util.find_spec("pygame") is not None
     expected = [*ALWAYS, "walk.gif"] if has_pygame else ALWAYS
     assert names(tmp_path / "new") == expected
     out = capsys.readouterr().out

@@ -205,7 +205,7 @@ def test_wind_is_in_the_model():
     assert_frequent(GridWorld(WALLED), PARAMS.replace(slip=1.0))
 
 
-@pytest.mark.parametrize("success_rate", [1 / 3, 0.8])
+@pytest.mark.parametrize("success_rate", [1 / 3, 0.8, 0.0])
 def test_ice_is_in_the_model(success_rate):
     env = FrozenLake(success_rate=success_rate, reward_schedule=(1.0, -0.5, -0.125))
     assert_frequent(env, env.default_params)

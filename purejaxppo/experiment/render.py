@@ -39,8 +39,8 @@ def can_draw(env: Any) -> bool:
     """Whether `walk` can draw the environment with what is installed."""
     if isinstance(env, GridWorld):
         return True
-    needed = ("gymnasium", "pygame") if env.name in NEEDS_PYGAME else ("gymnasium",)
-    return env.name in DRAWN_BY_GYMNAX and all(importlib.util.find_spec(name) is not None for name in needed)
+    has_needed = env.name not in NEEDS_PYGAME or importlib.util.find_spec("pygame") is not None
+    return env.name in DRAWN_BY_GYMNAX and has_needed
 
 
 def walk(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
@@ -159,7 +159,7 @@ def _whereabouts(symbol: np.ndarray) -> str:
 def _draw_by_gymnax(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
     for driver in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(driver, "dummy")  # pygame draws into memory: it needs neither display nor sound
-    from gymnax.visualize import Visualizer  # needs gymnasium, an optional dependency
+    from gymnax.visualize import Visualizer
 
     env_state, _, done = _play(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1)
     num_steps = int(np.argmax(done[:, 0])) + 1 if done.any() else len(done)
