@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from purejaxppo.environments.interface import TabularModel
-from purejaxppo.fields import COUNT, UNIT_INTERVAL, ConfigError, check_traced
+from purejaxppo.fields import COUNT, UNIT_INTERVAL, Allowed, ConfigError, check_traced
 
 Number = float | Array
 
@@ -56,7 +56,7 @@ def value_iteration(model: TabularModel, gamma: Number) -> Solution:
         ConfigError: the model is malformed or `gamma` is out of range. Tracers are not checked.
     """
     _check_model(model)
-    return _value_iteration(model, check_traced("gamma", gamma, UNIT_INTERVAL))
+    return _value_iteration(model, _checked("gamma", gamma, UNIT_INTERVAL))
 
 
 def policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Array:
@@ -75,7 +75,7 @@ def policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Arra
     """
     _check_model(model)
     _check_policy(model, policy)
-    return _policy_evaluation(model, policy, check_traced("gamma", gamma, UNIT_INTERVAL))
+    return _policy_evaluation(model, policy, _checked("gamma", gamma, UNIT_INTERVAL))
 
 
 def expected_return(model: TabularModel, policy: Array, horizon: int | Array) -> EpisodeReturn:
@@ -91,7 +91,7 @@ def expected_return(model: TabularModel, policy: Array, horizon: int | Array) ->
     """
     _check_model(model)
     _check_policy(model, policy)
-    return _expected_return(model, policy, check_traced("horizon", horizon, COUNT))
+    return _expected_return(model, policy, _checked("horizon", horizon, COUNT))
 
 
 def optimal_return(model: TabularModel, horizon: int | Array) -> Array:
@@ -104,7 +104,7 @@ def optimal_return(model: TabularModel, horizon: int | Array) -> Array:
         ConfigError: the model or the horizon is malformed. Tracers are not checked.
     """
     _check_model(model)
-    return _optimal_return(model, check_traced("horizon", horizon, COUNT))
+    return _optimal_return(model, _checked("horizon", horizon, COUNT))
 
 
 def reachable(model: TabularModel) -> Array:
@@ -207,6 +207,13 @@ def _reachable(model: TabularModel) -> Array:
     return jax.lax.while_loop(lambda c: jnp.any(c[0] != c[1]), spread, (jnp.zeros_like(starts), starts))[1]
 
 
+def _checked(name: str, value: Any, allowed: Allowed) -> Any:
+    """A single number, as it is allowed to be."""
+    if np.ndim(value):
+        raise ConfigError(f"{name}={value!r}: must be a single number; jax.vmap maps over many")
+    return check_traced(name, value, allowed)
+
+
 def _check_model(model: TabularModel) -> None:
     """Refuse arrays that do not fit together or are no probabilities.
 
@@ -220,6 +227,10 @@ def _check_model(model: TabularModel) -> None:
     for name, its_shape in (*outcomes, ("start", shape[:1]), ("mask", shape[:2])):
         if np.shape(getattr(model, name)) != its_shape:
             raise ConfigError(f"model.{name}: has shape {np.shape(getattr(model, name))}; must be {its_shape}")
+    for name, kind in (("next_state", jnp.integer), ("terminated", jnp.bool_), ("mask", jnp.bool_)):
+        dtype = jnp.result_type(getattr(model, name))
+        if not jnp.issubdtype(dtype, kind):
+            raise ConfigError(f"model.{name}: has dtype {dtype}; must be {kind.__name__}")
     if len(model.obs) != shape[0]:
         raise ConfigError(f"model.obs: has {len(model.obs)} rows; must be one for each of {shape[0]} states")
     ends = 0, shape[0] - 1

@@ -654,7 +654,6 @@ WRONG_KIND = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="planning checks neither dtypes nor that gamma and horizon are scalars")
 @pytest.mark.parametrize("name", WRONG_KIND)
 def test_input_of_the_wrong_kind_is_refused(name):
     call, message = WRONG_KIND[name]
