@@ -28,7 +28,7 @@ class Solution(NamedTuple):
 
     value: Array  # [S], V*
     action_value: Array  # [S, A], Q*, also of masked actions
-    is_optimal: Array  # [S, A], bool: available, and as good as any
+    is_optimal: Array  # [S, A], bool: available, and as good as any, up to 1e-4 of the largest value
     residual: Array  # [], largest change of a value in the last sweep; V* is off by at most residual / (1 - gamma)
 
 
@@ -231,8 +231,8 @@ def _check_model(model: TabularModel) -> None:
         dtype = jnp.result_type(getattr(model, name))
         if not jnp.issubdtype(dtype, kind):
             raise ConfigError(f"model.{name}: has dtype {dtype}; must be {kind.__name__}")
-    if len(model.obs) != shape[0]:
-        raise ConfigError(f"model.obs: has {len(model.obs)} rows; must be one for each of {shape[0]} states")
+    if np.shape(model.obs)[:1] != shape[:1]:
+        raise ConfigError(f"model.obs: has shape {np.shape(model.obs)}; must be one row for each of {shape[0]} states")
     ends = 0, shape[0] - 1
     _check_values("model.next_state", model.next_state, f"in [0, {ends[1]}]", lambda x: (x >= 0) & (x <= ends[1]))
     _check_values("model.reward", model.reward, "finite", np.isfinite)

@@ -540,7 +540,8 @@ MALFORMED = {
     "terminated of another shape": ({"terminated": np.zeros((S, 1, K), bool)}, r"model\.terminated: has shape"),
     "start of another shape": ({"start": np.ones(S + 1) / (S + 1)}, r"model\.start: has shape \(8,\).*\(7,\)"),
     "mask of another shape": ({"mask": np.ones((S, A + 1), bool)}, r"model\.mask: has shape \(7, 4\).*\(7, 3\)"),
-    "fewer observations": ({"obs": np.zeros((S - 1, 4))}, r"model\.obs: has 6 rows; .* 7 states"),
+    "fewer observations": ({"obs": np.zeros((S - 1, 4))}, r"model\.obs: has shape \(6, 4\); .* 7 states"),
+    "one observation": ({"obs": np.zeros(())}, r"model\.obs: has shape \(\); .* 7 states"),
     "next state beyond the last": (changed("next_state", (2, 1, 0), S), r"model\.next_state: at \[2, 1, 0\] it is 7"),
     "next state before the first": (
         changed("next_state", (2, 1, 0), -1),
