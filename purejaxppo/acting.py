@@ -1,5 +1,6 @@
 """From parameters to a policy, and from a policy to experience."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -76,13 +77,13 @@ def network(config: Config) -> ActorCritic:
 
 
 def policy(config: Config, params: Any, num_rows: int) -> Callable[[Array], Policy]:
-    """`params` as a function from one observation to a `Policy`, to be called on `num_rows` observations.
+    """`params` as a function from observations `[B, ...]` to a `Policy`, to be called on `num_rows` of them.
 
     Where there are fewer distinct observations than that, the networks are evaluated once on all of them, and the
     function is a look-up in that table: the same numbers and, through the look-up, the same gradients.
     """
     if not uses_table(config, num_rows):
-        return lambda obs: evaluate_networks(config, params, obs)
+        return partial(evaluate_networks, config, params)
     table = policy_table(config, params)
     return lambda obs: jax.tree.map(lambda leaf: leaf[obs], table)
 
@@ -96,21 +97,22 @@ def uses_table(config: Config, num_rows: int) -> bool:
 def policy_table(config: Config, params: Any) -> Policy:
     """The policy at every one of `S` observations, `[S, ...]`."""
     num_observations = interface.num_observations(make(config.env))
-    return jax.vmap(partial(evaluate_networks, config, params))(jnp.arange(num_observations))
+    return evaluate_networks(config, params, jnp.arange(num_observations))
 
 
 def policy_in(config: Config, params: Any, model: TabularModel) -> tuple[Array, Array]:
     """The policy in every state of a model: probabilities `[S, A]` and the critic's values `[S]`."""
-    now = jax.vmap(partial(evaluate_networks, config, params))(model.obs)
+    now = evaluate_networks(config, params, model.obs)
     return jnp.exp(now.action.log_probs), now.value
 
 
 def evaluate_networks(config: Config, params: Any, obs: Array) -> Policy:
-    """The policy at one observation."""
+    """The policy at observations `[B, ...]`."""
     env, env_params = environment(config)
-    outputs: Any = network(config).apply(params, interface.features(env, obs))
+    outputs: Any = network(config).apply(params, jax.vmap(partial(interface.features, env))(obs))
     logits, value = outputs
-    return Policy(Categorical.from_logits(logits, interface.action_mask(env, obs, env_params)), value)
+    mask = jax.vmap(lambda obs: interface.action_mask(env, obs, env_params))(obs)
+    return Policy(Categorical.from_logits(logits, mask), value)
 
 
 def start(config: Config, key: Array) -> Runner:
@@ -132,22 +134,23 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
     """
     act = policy(config, params, config.batch_size)
     env, env_params = environment(config)
+    step_each = jax.vmap(lambda key, state, action: interface.step(env, key, state, action, env_params))
 
-    def step(runner: Runner, randomness: tuple[Array, Array]) -> tuple[Runner, Transition]:
-        uniform, key = randomness
-        now = act(runner.obs)
+    def step(runners: Runner, randomness: tuple[Array, Array]) -> tuple[Runner, Transition]:
+        uniform, keys = randomness
+        now = act(runners.obs)
         action = now.action.sample(uniform)
-        step = interface.step(env, key, runner.env_state, action, env_params)
+        step = step_each(keys, runners.env_state, action)
         transition = Transition(
-            obs=runner.obs,
+            obs=runners.obs,
             action=action,
             log_prob=now.action.log_prob(action),
             next_obs=step.next_obs,
             reward=step.reward,
             terminated=step.terminated,
             done=step.done,
-            episode_return=runner.episode_return + step.reward,
-            episode_length=runner.episode_length + 1,
+            episode_return=runners.episode_return + step.reward,
+            episode_length=runners.episode_length + 1,
         )
         return Runner(
             step.state,
@@ -159,7 +162,7 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
     key_action, key_env = jax.random.split(key)
     shape = (config.num_steps, config.num_envs)
     randomness = jax.random.uniform(key_action, shape), jax.random.split(key_env, shape)
-    return jax.lax.scan(jax.vmap(step), runners, randomness)
+    return jax.lax.scan(step, runners, randomness)
 
 
 def values(config: Config, params: Any, runners: Runner, transitions: Transition) -> tuple[Array, Array]:
@@ -176,25 +179,28 @@ def values(config: Config, params: Any, runners: Runner, transitions: Transition
 
     def evaluate(obs: Any) -> Array:
         """The values of observations `[T, N, ...]`."""
-        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), obs)
         if uses_table(config, config.batch_size):
-            return jax.vmap(look_up)(rows).value.reshape(t.done.shape)
+            return look_up(obs).value
         piece = rows_at_once(config, params)
-        return jax.lax.map(lambda obs: look_up(obs).value, rows, batch_size=piece).reshape(t.done.shape)
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, piece, *leaf.shape[2:]), obs)
+        return jax.lax.map(lambda obs: look_up(obs).value, pieces).reshape(t.done.shape)
 
     value = evaluate(t.obs)
-    last = jax.vmap(look_up)(runners.obs).value
+    last = look_up(runners.obs).value
     of_successors = jax.lax.cond(jnp.any(t.done & ~t.terminated), evaluate, lambda obs: value, t.next_obs)
     return value, jnp.where(t.done, of_successors, jnp.concatenate([value[1:], last[None]]))
 
 
 def rows_at_once(config: Config, params: Any) -> int:
-    """How many samples the networks take at once.
+    """How many samples the networks take at once, a divisor of the minibatch.
 
     On a CPU as many as keep the activations in its caches: those of a large minibatch would travel to memory and back
-    at every layer, which takes longer than the arithmetic. Elsewhere a minibatch.
+    at every layer, which takes longer than the arithmetic. A minibatch that cannot be divided well stays whole.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or uses_table(config, config.minibatch_size):
         return config.minibatch_size
     widest = max(max(leaf.shape) for leaf in jax.tree.leaves(params))
-    return max(1, min(config.minibatch_size, CACHED_ACTIVATIONS // widest))
+    fewest = config.minibatch_size * widest / CACHED_ACTIVATIONS
+    candidates = range(math.ceil(fewest), math.ceil(4 * fewest))
+    num_pieces = next((n for n in candidates if config.minibatch_size % n == 0), 1)
+    return config.minibatch_size // num_pieces

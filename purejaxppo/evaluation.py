@@ -47,7 +47,7 @@ def evaluate(
         raise ConfigError.of("num_episodes", num_episodes, COUNT.text)
     check_key(key)
     env, env_params = environment(config)
-    act_in = jax.vmap(policy(config, state.params, num_rows=num_episodes * config.num_steps))
+    act_in = policy(config, state.params, num_rows=num_episodes * config.num_steps)
 
     def step(runner: Runner, action: Array, key: Array) -> tuple[Runner, Array]:
         step = interface.step(env, key, runner.env_state, action, env_params)
@@ -136,7 +136,7 @@ def act(config: Config, state: TrainState, obs: Array, key: Array | None = None)
         raise ConfigError(f"obs: has shape {obs.shape}; must end in {shape}, the shape of one observation")
     if key is not None:
         check_key(key)
-    now = jax.vmap(policy(config, state.params, num_rows=1))(obs.reshape(-1, *shape))
+    now = policy(config, state.params, num_rows=1)(obs.reshape(-1, *shape))
     uniform = None if key is None else jax.random.uniform(key, now.value.shape)
     return _choose(now, uniform).reshape(leading)
 

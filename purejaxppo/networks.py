@@ -20,7 +20,27 @@ class Layer(NamedTuple):
 
     def __call__(self, x: Array) -> Array:
         is_index = jnp.issubdtype(x.dtype, jnp.integer)
-        return (self.kernel[x] if is_index else x @ self.kernel) + self.bias
+        outputs = self.kernel[x] if is_index else product(x, self.kernel)
+        return outputs + jnp.broadcast_to(self.bias, outputs.shape)
+
+
+@jax.custom_jvp
+def product(x: Array, kernel: Array) -> Array:
+    """`x @ kernel`, with a gradient that is faster on CPUs for rows `x` `[B, F]`."""
+    return x @ kernel
+
+
+@product.defjvp
+def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The gradient by the kernel is `x' g`. XLA's CPU backend is slow at a product whose left side it must transpose.
+
+    So `x` is transposed here, behind a barrier that keeps XLA from undoing it.
+    """
+    (x, kernel), (dx, dkernel) = primals, tangents
+    columns = jnp.moveaxis(x, -1, 0)
+    if jax.default_backend() == "cpu":
+        columns = jax.lax.optimization_barrier(columns)
+    return x @ kernel, dx @ kernel + jnp.einsum("f...,fh->...h", columns, dkernel)
 
 
 class ActorCritic(nn.Module):

@@ -1,6 +1,5 @@
 """Proximal Policy Optimization (Schulman et al., 2017), Algorithm 1: train, init, update, learn."""
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ from purejaxppo.acting import (
     rows_at_once,
     start,
     tabular_model,
-    uses_table,
     values,
 )
 from purejaxppo.advantages import gae
@@ -160,7 +158,7 @@ def _gradient(config: Config, params: Any, minibatch: Batch) -> tuple[Any, Metri
     The loss is a mean over samples, so its gradient is the mean of the gradients of equal chunks.
     """
     gradient = jax.grad(partial(_loss, config), has_aux=True)
-    num_chunks = _num_chunks(config, params)
+    num_chunks = config.minibatch_size // rows_at_once(config, params)
     if num_chunks == 1:
         return gradient(params, minibatch)
     chunks = jax.tree.map(lambda leaf: leaf.reshape(num_chunks, -1, *leaf.shape[1:]), minibatch)
@@ -175,18 +173,9 @@ def _gradient(config: Config, params: Any, minibatch: Batch) -> tuple[Any, Metri
     return jax.tree.map(lambda leaf: leaf / num_chunks, total)
 
 
-def _num_chunks(config: Config, params: Any) -> int:
-    """Into how many equal chunks a minibatch is split; one that cannot be split well stays whole."""
-    if uses_table(config, config.minibatch_size):
-        return 1
-    fewest = config.minibatch_size / rows_at_once(config, params)
-    candidates = range(math.ceil(fewest), math.ceil(4 * fewest))
-    return next((n for n in candidates if config.minibatch_size % n == 0), 1)
-
-
 def _loss(config: Config, params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
     """The PPO loss of the networks on a minibatch."""
-    now = jax.vmap(policy(config, params, config.minibatch_size))(minibatch.obs)
+    now = policy(config, params, config.minibatch_size)(minibatch.obs)
     return ppo_loss(
         now.action.log_prob(minibatch.action),
         now.action.entropy,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from purejaxppo.networks import ActorCritic, Layer, orthogonal
+from purejaxppo.networks import ActorCritic, Layer, orthogonal, product
 
 NUM_DRAWS = 4000
 
@@ -218,3 +218,24 @@ def test_layer():
     np.testing.assert_array_equal(layer(jnp.array(2)), [14, 25])
     np.testing.assert_array_equal(layer(jnp.array(2, jnp.uint8)), [14, 25])
     np.testing.assert_array_equal(layer(jnp.array([1.0, 0.0, -1.0])), [6, 16])
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (5,)])
+def test_product_and_its_derivatives_are_those_of_numpy(shape):
+    rng = np.random.default_rng(0)
+    x, dx, cotangent = rng.normal(size=shape), rng.normal(size=shape), rng.normal(size=(*shape[:-1], 3))
+    kernel, dkernel = rng.normal(size=(2, 5, 3))
+    value, pull = jax.vjp(product, jnp.float32(x), jnp.float32(kernel))
+    np.testing.assert_allclose(value, x @ kernel, rtol=1e-5, atol=1e-5)
+    by_x, by_kernel = pull(jnp.float32(cotangent))
+    np.testing.assert_allclose(by_x, cotangent @ kernel.T, rtol=1e-5, atol=1e-5)
+    expected = x.reshape(-1, 5).T @ cotangent.reshape(-1, 3)
+    np.testing.assert_allclose(by_kernel, expected, rtol=1e-5, atol=1e-5)
+    # Forward, and twice.
+    _, push = jax.jvp(product, (jnp.float32(x), jnp.float32(kernel)), (jnp.float32(dx), jnp.float32(dkernel)))
+    np.testing.assert_allclose(push, dx @ kernel + x @ dkernel, rtol=1e-5, atol=1e-5)
+    twice = jax.grad(lambda k: jnp.sum(jax.grad(lambda k: jnp.sum(product(jnp.float32(x), k) ** 3))(k)))
+    rows = x.reshape(-1, 5)
+    # d/dk of sum_ij d/dk_ij sum (x k)^3, with every row's sum over the inputs in front.
+    expected = 6 * rows.T @ (rows.sum(axis=1)[:, None] * (rows @ kernel))
+    np.testing.assert_allclose(twice(jnp.float32(kernel)), expected, rtol=1e-4, atol=1e-3)

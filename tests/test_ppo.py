@@ -101,10 +101,10 @@ def test_chunked_gradient_equals_the_whole(monkeypatch):
     config = KINDS["per sample"].replace(num_minibatches=1)
     state = init(config, KEY)
     batch = batch_of(config, state)
-    assert ppo._num_chunks(config, state.params) == 1
+    assert acting.rows_at_once(config, state.params) == config.minibatch_size
     whole = ppo._gradient(config, state.params, batch)
     monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 16 * config.minibatch_size // 4)
-    assert ppo._num_chunks(config, state.params) == 4
+    assert acting.rows_at_once(config, state.params) == config.minibatch_size // 4
     assert_trees_close(ppo._gradient(config, state.params, batch), whole, rtol=1e-4, atol=1e-6)
 
 
@@ -112,7 +112,7 @@ def test_chunked_gradient_equals_the_whole(monkeypatch):
 def test_chunks_are_equal_and_not_much_smaller_than_they_may_be(size, limit, chunks, monkeypatch):
     config = Config(env="CartPole-v1", num_envs=size, num_steps=1, num_minibatches=1, total_timesteps=size)
     monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 64 * limit)
-    assert ppo._num_chunks(config, {"kernel": np.zeros((64, 4))}) == chunks
+    assert acting.rows_at_once(config, {"kernel": np.zeros((64, 4))}) == size // chunks
 
 
 def test_next_value_is_that_of_the_true_successor():
@@ -140,12 +140,12 @@ def test_values_in_pieces_are_those_of_every_sample(monkeypatch):
     runners, t = acting.rollout(config, state.params, state.runners, KEY)
     t = t._replace(done=t.done.at[2].set(True))  # as if a time limit cut all three
     monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 64 * 4)
-    assert acting.rows_at_once(config, state.params) == 4  # and one row is left over
+    assert acting.rows_at_once(config, state.params) == 3
     value, next_value = acting.values(config, state.params, runners, t)
     for i, j in np.ndindex(7, 3):
-        expected = acting.evaluate_networks(config, state.params, t.obs[i, j]).value
+        (expected,) = acting.evaluate_networks(config, state.params, t.obs[i, j][None]).value
         np.testing.assert_allclose(value[i, j], expected, rtol=1e-5, atol=1e-6)
-        expected = acting.evaluate_networks(config, state.params, t.next_obs[i, j]).value
+        (expected,) = acting.evaluate_networks(config, state.params, t.next_obs[i, j][None]).value
         np.testing.assert_allclose(next_value[i, j], expected, rtol=1e-5, atol=1e-6)
 
 

@@ -3,7 +3,6 @@
 Every function returns its figure and needs no display; `figure.savefig(path)` writes it.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -156,7 +155,7 @@ def _ratios(config: Config, state: TrainState, key: Array) -> tuple[Array, Array
     key_rollout, key_learn = jax.random.split(key)
     _, _, batch = collect(config, state, key_rollout)
     params, _, _ = learn(config, state, batch, key_learn)
-    now = jax.vmap(partial(evaluate_networks, config, params))(batch.obs)
+    now = evaluate_networks(config, params, batch.obs)
     advantage = standardize(batch.advantage) if config.normalize_advantage else batch.advantage
     return jnp.exp(now.action.log_prob(batch.action) - batch.log_prob), advantage
 

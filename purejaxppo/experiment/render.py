@@ -98,7 +98,7 @@ def _play(config: Config, states: TrainState, key: Array, num_agents: int) -> tu
 
     def act_and_step(index: Array, runner: Any, uniform: Array, key: Array) -> Any:
         params = jax.tree.map(lambda leaf: leaf[index], states.params)
-        action = policy(config, params, num_rows=1)(runner.obs).action.sample(uniform)
+        action = policy(config, params, num_rows=1)(runner.obs[None]).action.sample(uniform[None])[0]
         step = interface.step(env, key, runner.env_state, action, env_params)
         return runner._replace(env_state=step.state, obs=step.obs), (step.next_obs, step.done)
 
