@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+MANY_ROWS = 256  # rows from which on it pays to transpose them before a product
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
@@ -38,7 +39,7 @@ def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) ->
     """
     (x, kernel), (dx, dkernel) = primals, tangents
     columns = jnp.moveaxis(x, -1, 0)
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and columns[0].size >= MANY_ROWS:
         columns = jax.lax.optimization_barrier(columns)
     return x @ kernel, dx @ kernel + jnp.einsum("f...,fh->...h", columns, dkernel)
 
