@@ -25,6 +25,14 @@ class Policy(NamedTuple):
     value: Array  # [...]
 
 
+class Opinion(NamedTuple):
+    """What the networks say about samples: observations and the actions taken there."""
+
+    log_prob: Array  # [B]
+    entropy: Array  # [B], of the policy there
+    value: Array  # [B]
+
+
 class Runner(NamedTuple):
     """One environment under way."""
 
@@ -86,6 +94,20 @@ def policy(config: Config, params: Any, num_rows: int) -> Callable[[Array], Poli
         return partial(evaluate_networks, config, params)
     table = policy_table(config, params)
     return lambda obs: jax.tree.map(lambda leaf: leaf[obs], table)
+
+
+def judge(config: Config, params: Any, obs: Array, action: Array) -> Opinion:
+    """What the networks say about samples `[B]`, to be differentiated by `params`."""
+    if not uses_table(config, len(action)):
+        now = evaluate_networks(config, params, obs)
+        return Opinion(now.action.log_prob(action), now.action.entropy, now.value)
+    # A table of observations and actions, although entropy and value are the same for all actions: the gradient of a
+    # look-up adds one sample after the other, and waits less the more entries they are spread over.
+    table = policy_table(config, params)
+    num_actions = table.action.log_probs.shape[1]
+    by_obs = Opinion(table.action.log_probs, table.action.entropy[:, None], table.value[:, None])
+    index = obs * num_actions + action
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, table.action.log_probs.shape).reshape(-1)[index], by_obs)
 
 
 def uses_table(config: Config, num_rows: int) -> bool:

@@ -12,8 +12,8 @@ from purejaxppo.acting import (
     Runner,
     Transition,
     environment,
+    judge,
     network,
-    policy,
     policy_in,
     rollout,
     rows_at_once,
@@ -175,11 +175,8 @@ def _gradient(config: Config, params: Any, minibatch: Batch) -> tuple[Any, Metri
 
 def _loss(config: Config, params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
     """The PPO loss of the networks on a minibatch."""
-    now = policy(config, params, config.minibatch_size)(minibatch.obs)
     return ppo_loss(
-        now.action.log_prob(minibatch.action),
-        now.action.entropy,
-        now.value,
+        *judge(config, params, minibatch.obs, minibatch.action),
         minibatch,
         clip_eps=config.clip_eps,
         vf_coef=config.vf_coef,
