@@ -89,7 +89,7 @@ class Case(NamedTuple):
 
 def make_config(env: str, updates: int, **sizes: Any) -> Config:
     """The defaults (T = 128, two 64x64 tanh towers, 4 epochs, 4 minibatches) but for `sizes`, for so many updates."""
-    one = Config(env=env, **sizes)
+    one = Config(env=env, total_timesteps=10**12, **sizes)
     return one.replace(total_timesteps=updates * one.batch_size)
 
 
@@ -173,8 +173,8 @@ def flops_per_step(config: Config) -> float:
     Where the policy is a table of `S` rows, only what the table needs is counted: `S` rows forward once per rollout,
     and `S` rows forward and backward once per gradient step, divided by the steps of an update.
     """
-    rollout_rows = _rows(config, config.batch_size)
-    gradient_rows = _rows(config, config.minibatch_size) * config.num_minibatches * config.num_epochs
+    rollout_rows = rows(config, config.batch_size)
+    gradient_rows = rows(config, config.minibatch_size) * config.num_minibatches * config.num_epochs
     return 2 * multiplied_weights(config) * (rollout_rows + 3 * gradient_rows) / config.batch_size
 
 
@@ -183,15 +183,26 @@ def multiplied_weights(config: Config) -> int:
 
     That is the first layers' kernels, where the input is an integer in place of a one-hot vector.
     """
+    return sum(map(sum, _kernel_sizes(config)))
+
+
+def first_weights(config: Config) -> int:
+    """Those of them in the first layers, whose inputs need no gradient; 0 where they are looked up."""
+    is_looked_up = len(_kernel_sizes(config)[0]) == len(config.hidden_sizes)
+    return 0 if is_looked_up else sum(tower[0] for tower in _kernel_sizes(config))
+
+
+def _kernel_sizes(config: Config) -> list[list[int]]:
+    """Numbers in each kernel of each tower, but for those that are looked up."""
     key = jax.random.key(0)
     obs = jax.eval_shape(partial(start, config), key).obs
     features = jax.eval_shape(partial(interface.features, environment(config)[0]), obs)
     first = 1 if jnp.issubdtype(features.dtype, jnp.integer) else 0
     towers = jax.eval_shape(partial(init, config), key).params["params"]["towers"]
-    return sum(layer.kernel.size for tower in towers.values() for layer in tower[first:])
+    return [[layer.kernel.size for layer in tower[first:]] for tower in towers.values()]
 
 
-def _rows(config: Config, num_samples: int) -> int:
+def rows(config: Config, num_samples: int) -> int:
     """On how many inputs the networks are evaluated for `num_samples` samples."""
     num_observations = interface.num_observations(environment(config)[0])
     return num_observations if num_observations and uses_table(config, num_samples) else num_samples

@@ -122,7 +122,8 @@ CASES = {
     "breakout-64": Case(Task(env="Breakout-MinAtar", num_envs=64, updates=5), JITTED),
     "cartpole-8": Case(Task(env="CartPole-v1", num_envs=8, updates=40), EAGERS),
     "dragons-8": Case(Task(env="dragons", num_envs=8, updates=40), EAGERS),
-    "treasure-256-seeds": Case(Task(env="treasure", num_envs=16, updates=4, num_seeds=256), JITTED),
+    "treasure-256-seeds": Case(Task(env="treasure", num_envs=64, updates=4, num_seeds=256), JITTED),
+    "treasure-256-seeds-of-16": Case(Task(env="treasure", num_envs=16, updates=8, num_seeds=256), JITTED),
 }
 
 

@@ -85,17 +85,25 @@ def initial_towers(key: Array, widths: tuple[int, ...], num_actions: int) -> dic
 
 
 def orthogonal(normal: Array) -> Array:
-    """The polar factor of a Gaussian matrix: orthonormal columns (or rows, if it is wide), uniform among such matrices.
+    """A random matrix with orthonormal columns (or rows, if it is wide), uniform among such, from Gaussian numbers.
 
-    By the Newton-Schulz iteration `x <- 1.5 x - 0.5 x x' x`, made of matrix products alone: the usual QR decomposition
+    A product of reflections, each in the plane that swaps an axis and a column's part from the diagonal down (Stewart,
+    1980, "The efficient generation of random orthogonal matrices", SIAM J. Numer. Anal. 17). The usual QR decomposition
     calls LAPACK, which can deadlock under `vmap` on a CPU.
     """
     rows, columns = normal.shape
-    x = normal if rows >= columns else normal.T
-    x = x / jnp.linalg.norm(x)
-    with jax.default_matmul_precision("highest"):
-        x = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
-    return x if rows >= columns else x.T
+    if rows < columns:
+        return orthogonal(normal.T).T
+    parts, axes = jnp.tril(normal), jnp.eye(rows, columns)
+    signs = jnp.where(jnp.diagonal(parts) < 0, -1.0, 1.0)[None]
+    mirrors = parts + axes * signs * jnp.linalg.norm(parts, axis=0, keepdims=True)
+    mirrors *= 2**0.5 / jnp.linalg.norm(mirrors, axis=0, keepdims=True)
+
+    def reflect(i: Array, x: Array) -> Array:
+        mirror = mirrors[:, columns - 1 - i]
+        return x - jnp.outer(mirror, jnp.matmul(mirror, x, precision="highest"))
+
+    return jax.lax.fori_loop(0, columns, reflect, -axes * signs)
 
 
 def _unbiased(kernel: Array) -> Layer:

@@ -105,10 +105,10 @@ def collect(config: Config, state: TrainState, key: Array) -> tuple[Runner, Tran
     """A rollout of `T` steps in `N` environments, and what there is to learn from it."""
     runners, transitions = rollout(config, state.params, state.runners, key)
     value, next_value = values(config, state.params, runners, transitions)
-    return runners, transitions, _to_batch(config, transitions, value, next_value)
+    return runners, transitions, to_batch(config, transitions, value, next_value)
 
 
-def _to_batch(config: Config, transitions: Transition, value: Array, next_value: Array) -> Batch:
+def to_batch(config: Config, transitions: Transition, value: Array, next_value: Array) -> Batch:
     """Transitions and values `[T, N]`, with their advantages, as one batch `[T * N]`."""
     estimate = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     t = transitions

@@ -40,12 +40,20 @@ def test_columns_or_rows_are_orthonormal(shape):
     assert gram_error(x) < 1e-5
 
 
-def test_is_the_polar_factor():
+def test_is_the_product_of_reflections():
+    """Of each column's part from the diagonal down onto the axis, with the sign that keeps the part's direction."""
     normal = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
-    u, _, v = np.linalg.svd(np.float64(normal), full_matrices=False)
-    np.testing.assert_allclose(orthogonal(jnp.asarray(normal)), u @ v, atol=1e-5)
-    np.testing.assert_allclose(orthogonal(jnp.asarray(normal.T)), (u @ v).T, atol=1e-5)
-    np.testing.assert_allclose(orthogonal(jnp.asarray(1e3 * normal)), u @ v, atol=1e-5)
+    expected = np.eye(12)
+    for k in range(5):
+        part = np.where(np.arange(12) >= k, np.float64(normal[:, k]), 0)
+        mirror = part + np.copysign(np.linalg.norm(part), part[k]) * np.eye(12)[k]
+        reflection = np.eye(12) - 2 * np.outer(mirror, mirror) / (mirror @ mirror)
+        expected = expected @ reflection
+    expected = expected[:, :5] * -np.sign(np.diagonal(normal))
+    np.testing.assert_allclose(orthogonal(jnp.asarray(normal)), expected, atol=1e-5)
+    np.testing.assert_allclose(orthogonal(jnp.asarray(normal.T)), expected.T, atol=1e-5)
+    np.testing.assert_allclose(orthogonal(jnp.asarray(1e3 * normal)), expected, atol=1e-5)
+    np.testing.assert_allclose(expected[:, 0], normal[:, 0] / np.linalg.norm(normal[:, 0]), atol=1e-6)
 
 
 def test_under_vmap():
