@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import curves
+import side_by_side as contestants
 import tyro
 
 ROOT = Path(__file__).parents[1]
@@ -60,18 +61,26 @@ def throughput() -> str:
 
 
 def side_by_side() -> str:
-    """How many times the steps/s of each peer ours are, by case."""
-    report = result("side_by_side")
+    """How many times the steps/s of each peer ours are, by task."""
+    cases = result("side_by_side")["cases"]
+    peers = list(dict.fromkeys(row["peer"] for case in cases for row in case["contestants"][1:] if "ratio" in row))
     rows = []
-    for case in report["cases"]:
-        ours, *peers = case["contestants"]
-        versus = [
-            f"{peer['peer']} {peer['ratio']:.1f} ({min(peer['ratios']):.1f} to {max(peer['ratios']):.1f})"
-            for peer in peers
-            if "ratio" in peer
-        ]
-        rows.append([case["case"], millions(ours["steps_per_second"]), ", ".join(versus)])
-    return markdown(["task", "steps/s", "times those of"], rows)
+    for case in cases:
+        ours, *others = case["contestants"]
+        ratios = {
+            row["peer"]: f"{row['ratio']:.1f} ({min(row['ratios']):.1f}-{max(row['ratios']):.1f})"
+            for row in others
+            if "ratio" in row
+        }
+        rows.append([task(case["task"]), millions(ours["steps_per_second"]), *(ratios.get(peer, "") for peer in peers)])
+    titles = [f"times {contestants.PEERS[peer].title}" for peer in peers]
+    return markdown(["task", "our steps/s", *titles], rows)
+
+
+def task(fields: dict[str, Any]) -> str:
+    """A task in words."""
+    seeds = f"{fields['num_seeds']} seeds, each " if fields["num_seeds"] else ""
+    return f"{fields['env']}, {seeds}{fields['num_envs']:,} environments"
 
 
 def time_to_threshold() -> str:
@@ -88,7 +97,7 @@ def time_to_threshold() -> str:
             f"{statistics.median(seconds):.1f}",
             f"{statistics.median(steps):,.0f}",
         ]
-        rows.append([peer["peer"], *numbers])
+        rows.append([contestants.PEERS[peer["peer"]].title, *numbers])
     return markdown(["", "seeds that reach it", "seconds, median", "steps, median"], rows)
 
 

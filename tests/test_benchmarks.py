@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as `python benchmarks/<script>.py` does
 measure = importlib.import_module("measure")
 
-SCRIPTS = ("throughput", "seeds", "memory")
+SCRIPTS = ("throughput", "curves", "memory", "roofline", "kept")
 # Smoke runs are all compiling: the compiler may do a poor job of it.
 FAST_COMPILING = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
@@ -93,7 +93,7 @@ def smoke(script, path):
     return report, result.stdout
 
 
-@pytest.mark.parametrize(("script", "num_cases"), [("throughput", 2), ("seeds", 1)])
+@pytest.mark.parametrize(("script", "num_cases"), [("throughput", 2), ("curves", 4)])
 def test_smoke_run_of_times(script, num_cases, tmp_path):
     report, output = smoke(script, tmp_path / "new" / "report.json")
     assert len(report["cases"]) == num_cases
@@ -124,7 +124,7 @@ def test_bad_flags_exit_with_2(script, flags, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("script", "flag"), [("throughput", "--scale"), ("throughput", "--repeats"), ("seeds", "--updates")]
+    ("script", "flag"), [("throughput", "--scale"), ("throughput", "--repeats"), ("roofline", "--repeats")]
 )
 def test_numbers_that_are_not_positive_exit_with_2(script, flag, monkeypatch):
     check_status_2(script, [flag, "0"], monkeypatch)
