@@ -1,1 +1,6 @@
 """The host layer: everything around the compiled core that a person sees."""
+
+from purejaxppo.experiment.loop import Progress, Schedule
+from purejaxppo.experiment.runs import load, load_policy, resume, run
+
+__all__ = ["Progress", "Schedule", "load", "load_policy", "resume", "run"]
