@@ -8,10 +8,10 @@ written first and entered in the manifest then, each at once or not at all; what
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ SCORE = "score"
 
 Arrays = dict[str, np.ndarray]  # the score `[rows]` and the metrics `[rows, num_updates]` of some trainings
 
-logger = logging.getLogger("purejaxppo")
+log = logging.getLogger("purejaxppo")
 
 
 class Journal(NamedTuple):
@@ -70,9 +70,12 @@ def opened(
         lock = contextlib.ExitStack()
         lock.enter_context(files.locked(path))
     with lock:
+        files.delete_temporary(path)
+        files.delete_temporary(path / BATCHES)
         if (path / MANIFEST).exists():
-            journal = Journal(path, _read_manifest(path, num_programs))
+            journal = Journal(path, _read_manifest(path))
             _check_same(path, journal.manifest, sweep)
+            check_programs(journal, num_programs)
             _compare_versions(path, journal.manifest)
         else:
             journal = Journal(path, {"format": FORMAT, **sweep, **provenance(), "programs": programs})
@@ -88,7 +91,7 @@ def find(journal: Journal, program: int, batch: int, num_updates: int) -> Arrays
         return _read_batch(journal, program, batch, num_updates)
     except ConfigError as error:
         if str(batch) in journal.manifest["programs"][program]["batches"]:
-            logger.warning("%s; it is trained anew", error)
+            log.warning("%s; it is trained anew", error)
         return None
 
 
@@ -116,9 +119,19 @@ def read(directory: str | Path) -> tuple[Journal, list[tuple[str, Config]], int]
         ConfigError: the directory holds no sweep, or a broken one.
     """
     path = Path(directory)
-    manifest = _read_manifest(path, None)
+    manifest = _read_manifest(path)
     trials = [(trial["name"], presets.loads(tomli_w.dumps(trial["config"]))) for trial in manifest["trials"]]
     return Journal(path, manifest), trials, manifest["num_seeds"]
+
+
+def check_programs(journal: Journal, num_programs: int) -> None:
+    """Refuse a manifest of which the trials need another number of programs than it has.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    if len(journal.manifest["programs"]) != num_programs:
+        raise ConfigError(f"{journal.directory}/{MANIFEST}: is broken")
 
 
 def read_all(journal: Journal, program: int, num_rows: int, num_updates: int) -> Arrays:
@@ -156,12 +169,15 @@ def _read_batch(journal: Journal, program: int, batch: int, num_updates: int) ->
         raise ConfigError(f"{path}: is not finished; the same call of sweep goes on with it")
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != record["batches"][str(batch)]["sha256"]:
-            raise ConfigError(f"{path}: is broken (not as it was written)")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != record["batches"][str(batch)]["sha256"]:
+        raise ConfigError(f"{path}: is broken (not as it was written)")
+    try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             arrays = dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(f"{path}: cannot be read ({error})") from None
+    except Exception as error:  # NumPy's and zipfile's errors are of many kinds
+        raise ConfigError(f"{path}: is broken ({error})") from None
     for name, array in arrays.items():
         shape = (record["batch_size"],) if name == SCORE else (record["batch_size"], num_updates)
         if array.shape != shape or array.dtype.kind != "f" or SCORE not in arrays:
@@ -176,7 +192,7 @@ def _path(directory: Path, program: int, batch: int) -> Path:
 def _make(path: Path) -> None:
     """The directory, new or with a sweep in it."""
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    if MANIFEST not in names and names - {"lock", BATCHES}:
+    if MANIFEST not in names and names - {files.LOCK, BATCHES, files.TEMPORARY + MANIFEST}:
         raise ConfigError(f"directory={str(path)!r}: must be new or empty, or hold a sweep; nothing is overwritten")
     if (path / BATCHES).is_symlink():
         raise ConfigError(f"{path / BATCHES}: must not be a symbolic link")
@@ -198,7 +214,7 @@ def _write_manifest(journal: Journal) -> None:
             files.write(journal.directory / MANIFEST, json.dumps(journal.manifest, indent=1))
 
 
-def _read_manifest(path: Path, num_programs: int | None) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, of the form that this module writes.
 
     Raises:
@@ -211,7 +227,7 @@ def _read_manifest(path: Path, num_programs: int | None) -> dict[str, Any]:
         raise ConfigError(
             f"{path / MANIFEST}: format={manifest.get('format')!r}: must be {FORMAT}; a newer purejaxppo wrote it?"
         )
-    if not _is_whole(manifest) or num_programs not in (None, len(manifest["programs"])):
+    if not _is_whole(manifest):
         raise ConfigError(f"{path / MANIFEST}: is broken")
     return manifest
 
@@ -221,10 +237,10 @@ def _is_whole(manifest: Any) -> bool:
     try:
         entries = [entry for program in manifest["programs"] for entry in program["batches"].values()]
         seconds = [program["compile_seconds"] for program in manifest["programs"]]
-        counts = [manifest["num_seeds"], *(program["batch_size"] or 1 for program in manifest["programs"])]
+        sizes = [program["batch_size"] for program in manifest["programs"] if program["batch_size"] is not None]
         texts = [trial["name"] for trial in manifest["trials"]]
         return (
-            all(type(count) is int and count >= 1 for count in counts)
+            all(type(count) is int and count >= 1 for count in [manifest["num_seeds"], *sizes])
             and all(type(number) in (int, float) for number in [*seconds, *(entry["run_seconds"] for entry in entries)])
             and all(isinstance(text, str) for text in [*texts, *(entry["sha256"] for entry in entries)])
             and all(isinstance(trial["config"], dict) for trial in manifest["trials"])
@@ -241,8 +257,9 @@ def _check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> Non
         if found[name] != asked[name]:
             raise ConfigError.of(name, asked[name], f"{found[name]!r} {where}")
     names = [[trial["name"] for trial in sweep["trials"]] for sweep in (found, asked)]
-    if names[0] != names[1]:
-        raise ConfigError.of("over", _short(names[1]), f"{_short(names[0])!r} {where}")
+    for old, new in itertools.zip_longest(*names):
+        if old != new:
+            raise ConfigError.of("over", new, f"{old!r} {where}")
     for old, new in zip(found["trials"], asked["trials"], strict=True):
         for name in {**old["config"], **new["config"]}:
             values = [trial["config"].get(name) for trial in (old, new)]
@@ -250,12 +267,8 @@ def _check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> Non
                 raise ConfigError.of(name, values[1], f"{values[0]!r} {where}")
 
 
-def _short(names: list[str]) -> str:
-    return f"{names[0]} ... {names[-1]} ({len(names)} combinations)"
-
-
 def _compare_versions(path: Path, manifest: dict[str, Any]) -> None:
     """Say if other versions began the sweep: they may give other bits."""
     old, new = manifest.get("versions"), provenance()["versions"]
     if old != new:
-        logger.warning("%s: was begun with other versions, %s; these are %s", path, old, new)
+        log.warning("%s: was begun with other versions, %s; these are %s", path, old, new)

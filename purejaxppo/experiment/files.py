@@ -21,16 +21,16 @@ CONTENTS = (CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, REPORT, METRICS, TABLE, E
 TEMPORARY = ".tmp-"  # begins the names of files and directories that are being written or deleted
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file so that after a crash or a power cut it holds the old text or the new one, and nothing between.
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file so that after a crash or a power cut it holds the old content or the new one, and nothing between.
 
     Raises:
         OSError: it cannot be written; what was there is untouched.
     """
     temporary = path.with_name(TEMPORARY + path.name)
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -23,7 +23,7 @@ from purejaxppo.ppo import Metrics, TrainState, train
 
 EVALUATION_EPISODES = 128
 
-logger = logging.getLogger("purejaxppo")
+log = logging.getLogger("purejaxppo")
 
 
 class Trial(NamedTuple):
@@ -101,7 +101,7 @@ def sweep(
     groups = _groups([config for _, config in combinations], num_seeds)
     bound = _bound(max_bytes)
     if len(groups) > 1:
-        logger.info("%d programs, since these fields are static: %s", len(groups), ", ".join(grids.static_names(over)))
+        log.info("%d programs, since these fields are static: %s", len(groups), ", ".join(grids.static_names(over)))
     with batches.opened(directory, combinations, num_seeds, key, len(groups)) as journal:
         results = [_train(group, key, bound, journal, number) for number, group in enumerate(groups)]
     return _trials(combinations, groups, results, journal)
@@ -115,6 +115,7 @@ def load(directory: str | Path) -> list[Trial]:
     """
     journal, combinations, num_seeds = batches.read(directory)
     groups = _groups([config for _, config in combinations], num_seeds)
+    batches.check_programs(journal, len(groups))
     results = [
         batches.read_all(journal, number, group.num_rows, group.configs[0].num_updates)
         for number, group in enumerate(groups)
@@ -160,7 +161,7 @@ def _train(group: Group, key: Array, bound: int, journal: Journal, number: int) 
             _check_bound(program, bound)
             arrays, seconds = _call(program, group, inputs, batch)
             batches.add(journal, number, batch, arrays, seconds)
-            logger.info("batch %d of %d is trained: %s in %.1f s", batch + 1, num_batches, _agents(program), seconds)
+            log.info("batch %d of %d is trained: %s in %.1f s", batch + 1, num_batches, _agents(program), seconds)
         parts.append(arrays)
     return batches.joined(parts, group.num_rows)
 
