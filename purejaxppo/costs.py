@@ -45,7 +45,7 @@ def describe(config: Config) -> str:
 
 def num_parameters(config: Config) -> int:
     """Weights and biases of both networks."""
-    state = jax.eval_shape(partial(init, config), jax.random.key(0))
+    state = jax.eval_shape(init, config, jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
@@ -91,7 +91,7 @@ def _rows(config: Config, num_samples: int) -> int:
 
 def _megabytes(config: Config) -> float:
     """The state, a rollout, and the batch with one shuffled minibatch and its activations."""
-    state = jax.eval_shape(partial(init, config), jax.random.key(0))
+    state = jax.eval_shape(init, config, jax.random.key(0))
     _, transitions = jax.eval_shape(partial(rollout, config), state.params, state.runners, state.key)
     rows = interface.num_observations(environment(config)[0]) or 0
     rows = rows if uses_table(config, config.minibatch_size) else config.minibatch_size
