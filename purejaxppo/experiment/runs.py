@@ -68,10 +68,10 @@ def run(
     # What runs is what is written, so that a run that goes on from its files is the same.
     job = Job(Path(directory), presets.loads(text), key, schedule, _identity(text, _from_key(key)))
     with _told(job.directory):
-        _check_free(job.directory, overwrite)
+        check_free(job.directory, overwrite)
         job.directory.mkdir(parents=True, exist_ok=True)
         with files.locked(job.directory):
-            _check_free(job.directory, overwrite)  # again: nobody else can begin a run here now
+            check_free(job.directory, overwrite)  # again: nobody else can begin a run here now
             _begin(job, text)
             return loop.train(job, None, loggers, watch)
 
@@ -141,6 +141,15 @@ def load_policy(directory: str | Path, seed: int = 0) -> Callable[..., Array]:
     return lambda obs, key=None: act(config, agent, obs, key)
 
 
+def load_config(directory: str | Path) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        ConfigError: the directory holds no run.
+    """
+    return _open(Path(directory)).config
+
+
 def load_key(directory: str | Path) -> Array:
     """The key, or the keys `[num_seeds]`, with which a run began.
 
@@ -156,7 +165,7 @@ def _check_keys(key: Any) -> None:
         raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it, or an array [num_seeds] of them")
 
 
-def _check_free(directory: Path, overwrite: bool) -> None:
+def check_free(directory: Path, overwrite: bool) -> None:
     """Refuse a directory that holds anything but, where that is allowed, a run.
 
     Raises:

@@ -63,8 +63,7 @@ def dumps(config: Config) -> str:
     values = {name: _plain(name, value) for name, value in fields.items() if name not in ("env", "env_params")}
     values["env"] = config.env if isinstance(config.env, str) else _environment_table(config.env)
     if config.env_params is not None:
-        params = {field.name: getattr(config.env_params, field.name) for field in dataclasses.fields(config.env_params)}
-        values["env_params"] = {name: _plain(f"env_params.{name}", value) for name, value in params.items()}
+        values["env_params"] = _params_table(config.env_params, environments.make(config.env).default_params)
     return tomli_w.dumps(values, multiline_strings=True)
 
 
@@ -119,6 +118,15 @@ def _environment_table(env: Any) -> dict[str, Any]:
         "an id, a GridWorld or a RandomGridWorld, to be written to a file; gymnax.register(id, factory) makes an id"
     )
     raise ConfigError.of("env", env, allowed)
+
+
+def _params_table(params: Any, default: Any) -> dict[str, Any]:
+    """Parameters of an environment as a table; arrays, such as Acrobot's torques, only as they are by default."""
+    values = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    is_default = {
+        name: np.ndim(value) > 0 and np.array_equal(value, getattr(default, name)) for name, value in values.items()
+    }
+    return {name: _plain(f"env_params.{name}", value) for name, value in values.items() if not is_default[name]}
 
 
 def _plain(name: str, value: Any) -> Any:
