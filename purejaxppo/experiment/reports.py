@@ -3,11 +3,12 @@
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -82,7 +83,7 @@ def report(
 
     The estimate of a configuration is the interquartile mean, its interval a stratified bootstrap's; see `statistics`.
     On each environment the first configuration is the baseline: of every other, the report has the probability that
-    one of its seeds is better than one of the baseline's.
+    one of its seeds is better than one of the baseline's. Scores that differ by less than their rounding are equal.
 
     Args:
         sources: directories of runs and of sweeps, and what `sweep` returned.
@@ -123,7 +124,8 @@ def _row(report: Report, trial: Trial, baseline: Trial) -> Row:
         reached = steps_to_threshold(curves, steps, report.threshold, window=report.window)
     improvement = None
     if trial is not baseline:
-        improvement = _bootstrap(report, scores, baseline.scores, statistic=probability_of_improvement)
+        compared = _without_rounding_errors(scores, np.asarray(baseline.scores, float))
+        improvement = _bootstrap(report, *compared, statistic=probability_of_improvement)
     return Row(
         name=trial.name,
         environment=config.env if isinstance(config.env, str) else config.env.name,
@@ -144,6 +146,12 @@ def _row(report: Report, trial: Trial, baseline: Trial) -> Row:
 def _bootstrap(report: Report, *samples: Any, **options: Any) -> Interval:
     settings = {"num_resamples": report.num_resamples, "confidence": report.confidence, "seed": report.seed}
     return stratified_bootstrap(*samples, **(settings | options))
+
+
+def _without_rounding_errors(*samples: np.ndarray) -> list[np.ndarray]:
+    """Scores in units of 1e-5 of the largest, as integers: two programs may compute the same score differently."""
+    unit = 1e-5 * max(np.abs(sample).max() for sample in samples) or 1.0
+    return [np.round(sample / unit) for sample in samples]
 
 
 def _table(trial: Trial) -> dict[str, Any] | None:
@@ -239,7 +247,7 @@ def tables(report: Report) -> list[Table]:
             (environment, _summary(report, rows)),
             (f"{environment}, by seed", _by_seed(report, rows)),
         ):
-            table = Table(title=title, title_justify="left")
+            table = Table(title=title, title_justify="left", box=box.SIMPLE)
             for number, name in enumerate(cells[0]):
                 table.add_column(name, justify="right" if number else "left", overflow="fold")
             for texts in cells[1:]:
@@ -340,9 +348,9 @@ def _summary(report: Report, rows: list[Row]) -> Cells:
 
 
 def _summary_of(report: Report, row: Row) -> list[str]:
-    better = "baseline" if row.improvement is None else _interval(row.improvement)
+    better = "baseline" if row.improvement is None else _interval(row.improvement, _probability)
     note = " (one seed: no interval)" if len(row.scores) == 1 else ""
-    cells = [row.name, _interval(row.iqm) + note, _number(row.scores.min()), _number(row.scores.max()), better]
+    cells = [row.name, _interval(row.iqm, _number) + note, _number(row.scores.min()), _number(row.scores.max()), better]
     if report.threshold is not None:
         num_reached = np.isfinite(row.steps_to_threshold).sum()
         steps, seconds = map(_median, (row.steps_to_threshold, row.seconds_to_threshold))
@@ -375,9 +383,13 @@ def _median(values: np.ndarray) -> float:
     return float(median) if np.isfinite(median) else math.nan
 
 
-def _interval(interval: Interval) -> str:
+def _interval(interval: Interval, spell: Callable[[float], str]) -> str:
     estimate, low, high = map(float, interval)
-    return _number(estimate) if math.isnan(low) else f"{_number(estimate)} [{_number(low)}, {_number(high)}]"
+    return spell(estimate) if math.isnan(low) else f"{spell(estimate)} [{spell(low)}, {spell(high)}]"
+
+
+def _probability(value: float) -> str:
+    return f"{value:.2f}"
 
 
 def _number(value: float) -> str:
