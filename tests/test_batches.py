@@ -25,7 +25,7 @@ NUM_BATCHES = 6  # 3 of each program
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
     """Batches of 2 rows, whatever the memory."""
-    monkeypatch.setattr(sweeps, "_largest", lambda group, inputs, bound: sweeps._compile(group, inputs, 2))
+    monkeypatch.setattr(sweeps, "_largest", lambda inputs, bound: sweeps._compile(inputs, 2))
 
 
 @pytest.fixture

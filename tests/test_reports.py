@@ -126,6 +126,13 @@ def test_a_curve_starts_where_every_seed_has_a_return_and_carries_the_last_one_o
     assert curve.iqm.low.shape == (9,)
 
 
+def test_the_points_of_a_curve_have_fewer_resamples():
+    result = report(TRIALS[0], num_resamples=2000)
+    curve = result.rows[0].curve
+    interval = stratified_bootstrap(curve.returns.T[:, None, :], num_resamples=500)
+    np.testing.assert_array_equal(curve.iqm.low, interval.low)
+
+
 def test_a_long_curve_is_thinned_with_both_ends():
     config = CONFIG.replace(total_timesteps=16 * 1001)
     curve = report(trial("a", [1, 2], config=config), **QUICK).rows[0].curve

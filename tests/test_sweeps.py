@@ -133,12 +133,12 @@ def test_batches_are_bounded_and_give_the_same(trials, programs, share):
     assert calls[1:] == [used.batch_size] * math.ceil(12 / used.batch_size)
     group = sweeps.Group([0, 1, 2, 3], [trial.config for trial in trials], NUM_SEEDS)
     larger = math.ceil(12 / (len(calls) - 2))  # what one batch fewer would take
-    assert sweeps._compile(group, sweeps._inputs(group, KEY), larger).num_bytes > bound
+    assert sweeps._compile(sweeps._inputs(group, KEY), larger).num_bytes > bound
 
 
 def test_the_account_is_xlas():
     group = sweeps.Group([0], [CONFIG], 2)
-    program = sweeps._compile(group, sweeps._inputs(group, KEY), 2)
+    program = sweeps._compile(sweeps._inputs(group, KEY), 2)
     account = program.compiled.memory_analysis()
     parts = [account.argument_size_in_bytes, account.output_size_in_bytes, account.temp_size_in_bytes]
     assert program.num_bytes == sum(parts)

@@ -33,8 +33,8 @@ class Trial(NamedTuple):
     config: Config
     scores: np.ndarray  # [num_seeds], what an episode of the trained, greedy policy returns, see `score`
     metrics: dict[str, np.ndarray]  # [num_seeds, num_updates], those of `train`
-    compile_seconds: float  # its share of what was spent on the programs that trained it
-    run_seconds: float  # likewise
+    compile_seconds: float  # its share of the time in which its program was compiled
+    run_seconds: float  # its share of the time in which all of its program's trials were trained and evaluated
 
 
 class Group(NamedTuple):
@@ -148,7 +148,7 @@ def _train(group: Group, key: Array, bound: int, journal: Journal, number: int) 
     num_updates = group.configs[0].num_updates
     program = None
     if record["batch_size"] is None:
-        program = _largest(group, inputs, bound)
+        program = _largest(inputs, bound)
         record |= {"batch_size": program.batch_size, "compile_seconds": program.seconds}
     num_batches = math.ceil(group.num_rows / record["batch_size"])
     parts = []
@@ -156,10 +156,10 @@ def _train(group: Group, key: Array, bound: int, journal: Journal, number: int) 
         arrays = batches.find(journal, number, batch, num_updates)
         if arrays is None:
             if program is None:  # an earlier call chose the size: another one would round differently
-                program = _compile(group, inputs, record["batch_size"])
+                program = _compile(inputs, record["batch_size"])
                 record["compile_seconds"] += program.seconds
             _check_bound(program, bound)
-            arrays, seconds = _call(program, group, inputs, batch)
+            arrays, seconds = _call(program, inputs, batch)
             batches.add(journal, number, batch, arrays, seconds)
             log.info("batch %d of %d is trained: %s in %.1f s", batch + 1, num_batches, _agents(program), seconds)
         parts.append(arrays)
@@ -204,7 +204,7 @@ def _train_and_score(config: Config, key: Array, key_evaluate: Array) -> Metrics
     return metrics | {SCORE: score(config, state, key_evaluate)}
 
 
-def _compile(group: Group, inputs: Inputs, batch_size: int) -> Program:
+def _compile(inputs: Inputs, batch_size: int) -> Program:
     """The program that trains that many rows at once."""
     started = time.perf_counter()
     mapped = jax.jit(jax.vmap(_train_and_score, in_axes=(inputs.axes, 0, None)))
@@ -214,25 +214,26 @@ def _compile(group: Group, inputs: Inputs, batch_size: int) -> Program:
     return Program(compiled, batch_size, num_bytes, time.perf_counter() - started)
 
 
-def _largest(group: Group, inputs: Inputs, bound: int) -> Program:
+def _largest(inputs: Inputs, bound: int) -> Program:
     """A program of all rows if that fits into the memory, and otherwise one of as many as do, in even batches.
 
     Compiling takes as long for many rows as for few, so the whole is tried first; its account then says, in
     proportion, how many will do.
     """
-    program = _compile(group, inputs, group.num_rows)
+    num_rows = len(inputs.keys)
+    program = _compile(inputs, num_rows)
     seconds = program.seconds
     while program.num_bytes > bound and program.batch_size > 1:
         at_most = max(1, min(int(program.batch_size * bound / program.num_bytes), program.batch_size - 1))
-        program = _compile(group, inputs, math.ceil(group.num_rows / math.ceil(group.num_rows / at_most)))
+        program = _compile(inputs, math.ceil(num_rows / math.ceil(num_rows / at_most)))
         seconds += program.seconds
     _check_bound(program, bound)
     return program._replace(seconds=seconds)
 
 
-def _call(program: Program, group: Group, inputs: Inputs, batch: int) -> tuple[Arrays, float]:
+def _call(program: Program, inputs: Inputs, batch: int) -> tuple[Arrays, float]:
     """The rows of one batch, and the seconds that it took; the last row fills up the last batch."""
-    rows = np.minimum(batch * program.batch_size + np.arange(program.batch_size), group.num_rows - 1)
+    rows = np.minimum(batch * program.batch_size + np.arange(program.batch_size), len(inputs.keys) - 1)
     started = time.perf_counter()
     arrays = jax.tree.map(np.asarray, program.compiled(*_batch(inputs, rows)))
     return arrays, time.perf_counter() - started
