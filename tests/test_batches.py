@@ -2,10 +2,15 @@
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
+import signal
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -391,3 +396,40 @@ def test_the_size_of_the_batches_is_kept_and_must_still_fit(directory):
     (directory / "batches" / "1-0.npz").unlink()
     with pytest.raises(ConfigError, match=r"max_bytes=1: must be at least \d+, the memory of 2 agents"):
         sweep(CONFIG, KEY, directory=directory, max_bytes=1, **ARGUMENTS)
+
+
+PROGRAM = """
+import sys, jax
+jax.config.update("jax_compilation_cache_dir", sys.argv[2])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+from tests.test_batches import ARGUMENTS, CONFIG, KEY
+from purejaxppo.experiment import sweeps
+sweeps._largest = lambda inputs, bound: sweeps._compile(inputs, 1)
+print("ready", flush=True)
+sweeps.sweep(CONFIG, KEY, directory=sys.argv[1], **ARGUMENTS)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_at_random_moments_gives_the_same_bits(tmp_path):
+    """`kill -9`, whatever it is doing, until it has finished in spite of that."""
+    rng = np.random.default_rng(0)
+
+    def start(directory):
+        command = [sys.executable, "-c", PROGRAM, str(directory), str(tmp_path / "cache")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent)
+        process.stdout.readline()  # imports are done
+        return process
+
+    assert start(tmp_path / "whole").wait() == 0
+    num_killed = 0
+    for patience in itertools.count(1):
+        process = start(tmp_path / "killed")
+        try:
+            assert process.wait(timeout=rng.uniform(0, 0.15 * patience)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            num_killed += process.wait() == -signal.SIGKILL
+    assert num_killed >= 3
+    assert bits(sweeps.load(tmp_path / "killed")) == bits(sweeps.load(tmp_path / "whole"))
