@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,10 +19,10 @@ import jax.numpy as jnp
 import tyro
 from jax import Array
 
-from purejaxppo.acting import environment, start, uses_table
+from purejaxppo.acting import uses_table
 from purejaxppo.config import Config
-from purejaxppo.environments import interface
-from purejaxppo.ppo import TrainState, init, train
+from purejaxppo.costs import flops_per_step
+from purejaxppo.ppo import TrainState, train
 
 PRODUCTS = 4  # matrix products in one call of the peak
 QUICK: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}  # sizes of a smoke run
@@ -155,57 +154,6 @@ def count_steps(case: Case, state: TrainState) -> int:
     steps = int(jnp.sum(state.num_updates)) * case.config.batch_size
     assert steps == case.planned_steps, f"{steps} steps done, {case.planned_steps} planned"
     return steps
-
-
-def flops_per_step(config: Config) -> float:
-    """FLOPs of the networks for one environment step, a multiply-add being two.
-
-    With `W` weights that are multiplied, in both towers, and `E` epochs::
-
-        2 W (1 + 3 E)
-
-    one forward pass in the rollout, and per epoch one forward pass and one backward pass, which counts as two. For
-    CartPole-v1, 64x64 towers and 4 epochs: 2 * 8896 * (1 + 3 * 4) = 231,296.
-
-    Biases, activations, the optimiser and the extra value of the successor state are not counted. The gradient by
-    the network's input is, although nobody needs it: 2 E W_0 too many, `W_0` being the first layers' weights.
-
-    Where the policy is a table of `S` rows, only what the table needs is counted: `S` rows forward once per rollout,
-    and `S` rows forward and backward once per gradient step, divided by the steps of an update.
-    """
-    rollout_rows = rows(config, config.batch_size)
-    gradient_rows = rows(config, config.minibatch_size) * config.num_minibatches * config.num_epochs
-    return 2 * multiplied_weights(config) * (rollout_rows + 3 * gradient_rows) / config.batch_size
-
-
-def multiplied_weights(config: Config) -> int:
-    """Numbers in the kernels of both towers, without those that are looked up rather than multiplied.
-
-    That is the first layers' kernels, where the input is an integer in place of a one-hot vector.
-    """
-    return sum(map(sum, _kernel_sizes(config)))
-
-
-def first_weights(config: Config) -> int:
-    """Those of them in the first layers, whose inputs need no gradient; 0 where they are looked up."""
-    is_looked_up = len(_kernel_sizes(config)[0]) == len(config.hidden_sizes)
-    return 0 if is_looked_up else sum(tower[0] for tower in _kernel_sizes(config))
-
-
-def _kernel_sizes(config: Config) -> list[list[int]]:
-    """Numbers in each kernel of each tower, but for those that are looked up."""
-    key = jax.random.key(0)
-    obs = jax.eval_shape(partial(start, config), key).obs
-    features = jax.eval_shape(partial(interface.features, environment(config)[0]), obs)
-    first = 1 if jnp.issubdtype(features.dtype, jnp.integer) else 0
-    towers = jax.eval_shape(partial(init, config), key).params["params"]["towers"]
-    return [[layer.kernel.size for layer in tower[first:]] for tower in towers.values()]
-
-
-def rows(config: Config, num_samples: int) -> int:
-    """On how many inputs the networks are evaluated for `num_samples` samples."""
-    num_observations = interface.num_observations(environment(config)[0])
-    return num_observations if num_observations and uses_table(config, num_samples) else num_samples
 
 
 def run(cases: Sequence[Case], repeats: int, quick: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import measure
 from jax import Array
 from jax.extend.core import ClosedJaxpr
 
-from purejaxppo import Config, init
+from purejaxppo import Config, costs, init
 from purejaxppo.acting import environment, network, rollout, rows_at_once, uses_table, values
 from purejaxppo.environments import interface
 from purejaxppo.ppo import TrainState, collect, learn, to_batch
@@ -154,8 +154,8 @@ def sizes_of(config: Config) -> Sizes:
     state = jax.eval_shape(partial(init, config), jax.random.key(0))
     _, transitions, batch = jax.eval_shape(partial(collect, config), state, state.key)
     return Sizes(
-        measure.multiplied_weights(config),
-        measure.first_weights(config),
+        costs.multiplied_weights(config),
+        costs.first_weights(config),
         2 * sum(config.hidden_sizes),
         sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         num_bytes(batch) // config.batch_size,
@@ -170,7 +170,7 @@ def num_bytes(tree: Any) -> int:
 
 def rollout_need(config: Config) -> Need:
     """One forward pass per step, or per table; the environment's step; the transition is written."""
-    sizes, rows = sizes_of(config), measure.rows(config, config.batch_size) / config.batch_size
+    sizes, rows = sizes_of(config), costs.network_rows(config, config.batch_size) / config.batch_size
     env, env_params = environment(config)
     key = jax.random.key(0)
     _, env_state = jax.eval_shape(partial(interface.reset, env), key, env_params)
@@ -203,7 +203,7 @@ def random_words(jaxpr: Any) -> int:
 
 def advantages_need(config: Config) -> Need:
     """The value of every observation; the transition is read, and the sample written."""
-    sizes, rows = sizes_of(config), measure.rows(config, config.batch_size) / config.batch_size
+    sizes, rows = sizes_of(config), costs.network_rows(config, config.batch_size) / config.batch_size
     return Need(
         # The value's tower is half of the weights, but for the outputs of the policy's.
         product=sizes.weights * rows,
@@ -219,7 +219,7 @@ def learning_need(config: Config) -> Need:
     Per gradient step Adam reads and writes parameters, two moments and the gradient.
     """
     sizes, epochs = sizes_of(config), config.num_epochs
-    rows = measure.rows(config, config.minibatch_size) / config.minibatch_size * epochs
+    rows = costs.network_rows(config, config.minibatch_size) / config.minibatch_size * epochs
     parameters = sizes.parameters * epochs / config.minibatch_size
     return Need(
         product=(6 * sizes.weights - 2 * sizes.first_weights) * rows,

@@ -1,5 +1,8 @@
 """Proximal Policy Optimization in JAX: environment, rollout, advantages and update in one compiled program."""
 
+from purejaxppo import late  # noqa: F401, first, see there
+
+# isort: split
 from purejaxppo import planning
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config

@@ -79,7 +79,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in _fields(type(self)):
             if field.metadata["allowed"] is not None:
-                check = _check_static if field.metadata["static"] else check_traced
+                check = check_static if field.metadata["static"] else check_traced
                 value = check(field.name, getattr(self, field.name), field.metadata["allowed"])
                 object.__setattr__(self, field.name, value)
 
@@ -108,7 +108,12 @@ def unknown_name(kind: str, name: Any, names: list[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}; {hint}")
 
 
-def _check_static(name: str, value: Any, allowed: Allowed) -> Any:
+def check_static(name: str, value: Any, allowed: Allowed) -> Any:
+    """`value` as a Python integer, if it must be one; otherwise as it is.
+
+    Raises:
+        ConfigError: it is not allowed, or a tracer.
+    """
     if isinstance(value, jax.core.Tracer):
         raise ConfigError(f"{name}: is static and cannot be traced or mapped over; pass a Python value")
     if allowed.integer:

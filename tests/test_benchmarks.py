@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from purejaxppo import Config, GridWorld, init
+from purejaxppo import Config, init
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as `python benchmarks/<script>.py` does
@@ -19,34 +19,6 @@ measure = importlib.import_module("measure")
 SCRIPTS = ("throughput", "curves", "memory", "roofline", "kept")
 # Smoke runs are all compiling: the compiler may do a poor job of it.
 FAST_COMPILING = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
-
-
-@pytest.mark.parametrize("num_envs", [4, 1024])
-def test_flops_of_a_policy_without_table(num_envs):
-    assert measure.flops_per_step(Config(env="CartPole-v1", num_envs=num_envs)) == 231_296
-
-
-def test_flops_follow_epochs_and_widths():
-    config = Config(env="CartPole-v1", num_epochs=1, hidden_sizes=())
-    assert measure.multiplied_weights(config) == 4 * 2 + 4 * 1
-    assert measure.flops_per_step(config) == 2 * 12 * (1 + 3)
-
-
-def test_flops_of_a_table():
-    config = Config(env="GridWorld-treasure", num_envs=16)  # 31 cells, 16 gradient steps on 512 of 2048 steps
-    weights = 64 * 64 + 64 * 4 + 64 * 64 + 64 * 1  # the first layer is looked up
-    assert measure.multiplied_weights(config) == weights
-    assert measure.flops_per_step(config) == 2 * weights * (31 + 3 * 31 * 16) / 2048
-
-
-def test_flops_of_a_table_in_the_rollout_alone():
-    config = Config(env="GridWorld-treasure", num_envs=4, num_steps=16, num_epochs=1)  # batch 64, minibatches of 16
-    assert measure.flops_per_step(config) == 2 * measure.multiplied_weights(config) * (31 + 3 * 64) / 64
-
-
-def test_coordinates_are_multiplied():
-    config = Config(env=GridWorld("treasure", features_as="coordinates"))
-    assert measure.multiplied_weights(config) == 2 * (2 * 64 + 64 * 64) + 64 * 4 + 64 * 1
 
 
 @pytest.mark.parametrize("num_seeds", [None, 3])

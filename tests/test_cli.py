@@ -5,6 +5,7 @@ import re
 import pytest
 
 from purejaxppo import cli
+from tests.flags import parse
 
 SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
 
@@ -42,13 +43,13 @@ def test_a_map_file_with_parameters(capsys, tmp_path):
 
 def test_flags_reach_the_configuration():
     flags = ["--env=CartPole-v1", "--lr", "0.1", "--no-anneal-lr", "--hidden-sizes", "3", "5", "--activation", "relu"]
-    config, seeds, _ = cli._parse(["train", *flags, "--num-seeds", "2", "--seed", "9"])
+    config, seeds = parse(["train", *flags, "--num-seeds", "2", "--seed", "9"])
     assert (config.env, config.lr, config.anneal_lr) == ("CartPole-v1", 0.1, False)
     assert (config.hidden_sizes, config.activation) == ((3, 5), "relu")
     assert (seeds.num_seeds, seeds.seed) == (2, 9)
-    config, seeds, _ = cli._parse(["train"])
+    config, seeds = parse(["train"])
     assert (config.env, seeds.num_seeds) == ("GridWorld-treasure", 1024)
-    config, _, _ = cli._parse(["train", "--env-params", "slip=0.25"])
+    config, _ = parse(["train", "--env-params", "slip=0.25"])
     assert config.env_params.slip == 0.25
 
 
@@ -76,7 +77,7 @@ def test_flags_reach_the_configuration():
     ],
 )
 def test_a_mistake_is_one_line_and_status_2_before_anything_compiles(argv, said, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_train", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(cli.train, "train_at_once", lambda *_: pytest.fail("it went on"))
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""

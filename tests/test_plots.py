@@ -1,6 +1,8 @@
 """Pictures of training, read back from matplotlib's own objects."""
 
+import io
 import re
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -393,3 +395,67 @@ def test_figures_are_written_as_png(name, painted, samples, tmp_path):
         assert picture.format == "PNG"
         assert min(picture.size) > 100
         assert len(picture.convert("RGB").getcolors(maxcolors=10**6)) > 20
+
+
+NAMES = [
+    "lr=0.1",
+    "lr=0.2",
+    "a long name, of many fields=(64, 64), that does not fit onto a single line of the picture=True",
+]
+
+
+def test_intervals_are_drawn_where_they_are():
+    values = [(1.0, 0.5, 2.0), (3.0, 2.5, 3.5), (0.0, np.nan, np.nan)]
+    (axes,) = plots.intervals(NAMES, values, confidence=0.9).axes
+    drawn = [line.get_xydata().tolist() for line in axes.lines]
+    assert drawn[::2][:2] == [[[0.5, 0], [2, 0]], [[2.5, 1], [3.5, 1]]]
+    assert drawn[1::2] == [[[1, 0]], [[3, 1]], [[0, 2]]]
+    assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == NAMES
+    assert axes.yaxis_inverted()
+    assert axes.get_xlabel() == "score: IQM over seeds, 90% interval"
+    (axes,) = plots.intervals(NAMES, [(1.0, np.nan, np.nan)] * 3, confidence=0.9).axes
+    assert axes.get_xlabel() == "score: one seed, no interval"
+
+
+def test_every_seeds_score_is_drawn():
+    scores = [np.array([1.0, 1, 2]), np.array([5.0]), np.arange(4.0)]
+    (axes,) = plots.seeds(NAMES, scores, [1.0, 5.0, 1.5]).axes
+    dots = [dots.get_offsets() for dots in axes.collections]
+    for line, (own, found) in enumerate(zip(scores, dots, strict=True)):
+        np.testing.assert_array_equal(found[:, 0], own)
+        assert len(set(found[:, 1].tolist())) == len(own)  # none hides another
+        assert np.abs(found[:, 1] - line).max() < 0.5
+    assert [line.get_xdata()[0] for line in axes.lines] == [1, 5, 1.5]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_each_configuration_has_a_panel_of_its_curve_and_all_others(count):
+    steps = np.arange(1, 6) * 10
+    values = [(steps, steps * 0.1 + i, steps * 0.1 + i - 1, steps * 0.1 + i + 1) for i in range(count)]
+    figure = plots.curves([f"lr={i}" for i in range(count)], values, confidence=0.95, threshold=2.5)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [f"lr={i}" for i in range(count)]
+    for axes, (_, estimate, low, high) in zip(panels, values, strict=True):
+        *others, own, threshold = axes.lines
+        assert len(others) == count
+        np.testing.assert_array_equal(own.get_xydata(), np.stack([steps, estimate], axis=1))
+        assert threshold.get_ydata() == [2.5, 2.5]
+        found = band(axes.collections[0])
+        for one, other in zip(found, (steps, low, high), strict=True):
+            np.testing.assert_allclose(one, other)
+        assert axes.get_ylim() == panels[0].get_ylim()
+    assert figure.get_supylabel() == "return of an episode: IQM, 95% interval"
+
+
+def test_curves_of_one_seed_have_no_band_and_say_so():
+    nan = np.full(3, np.nan)
+    figure = plots.curves(["a"], [(np.arange(3), np.arange(3), nan, nan)], confidence=0.95)
+    assert figure.get_supylabel() == "return of an episode: one seed"
+    plots.curves(["a"], [(nan[:0],) * 4], confidence=0.95).savefig(io.BytesIO())
+
+
+def test_names_do_not_run_into_each_other():
+    figure = plots.intervals([NAMES[2]] * 4, [(1.0, 0.5, 2.0)] * 4, confidence=0.9)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(not one.overlaps(other) for one, other in pairwise(boxes))

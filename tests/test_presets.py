@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, cli, preset, presets
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, preset, presets
 from purejaxppo.environments import interface, make
+from tests.flags import parse
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -65,11 +66,11 @@ def test_a_preset_that_is_not_there_is_told():
 
 
 def test_flags_start_from_a_preset_and_change_it():
-    config, seeds, _ = cli._parse(["train"])
+    config, seeds = parse(["train"])
     assert (config, seeds.num_seeds) == (preset("treasure"), 1024)
-    config, seeds, _ = cli._parse(["train", "--preset", "serrano"])
+    config, seeds = parse(["train", "--preset", "serrano"])
     assert (config, seeds.num_seeds) == (preset("serrano"), 1)
-    config, _, _ = cli._parse(["train", "--lr", "0.5", "--preset=serrano", "--env-params", "slip=0.25"])
+    config, _ = parse(["train", "--lr", "0.5", "--preset=serrano", "--env-params", "slip=0.25"])
     changed = preset("serrano").env_params.replace(slip=0.25)
     assert config == preset("serrano", lr=0.5, env_params=changed)
 
@@ -77,9 +78,9 @@ def test_flags_start_from_a_preset_and_change_it():
 def test_the_presets_parameters_stay_with_its_environment(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[env_params]\nslip = 0.5\n")
-    config, _, _ = cli._parse(["train", "--preset", str(path), "--env-params", "money=9"])
+    config, _ = parse(["train", "--preset", str(path), "--env-params", "money=9"])
     assert config.env_params == GridWorldParams(slip=0.5, money=9.0)
-    config, _, _ = cli._parse(["train", "--preset", str(path), "--env", "GridWorld-maze"])
+    config, _ = parse(["train", "--preset", str(path), "--env", "GridWorld-maze"])
     assert config.env_params is None
-    config, _, _ = cli._parse(["train", "--preset", str(path), "--env", "CartPole-v1"])
+    config, _ = parse(["train", "--preset", str(path), "--env", "CartPole-v1"])
     assert config.env_params is None

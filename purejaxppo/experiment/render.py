@@ -43,6 +43,17 @@ def can_draw(env: Any) -> bool:
     return env.name in DRAWN_BY_GYMNAX and has_needed
 
 
+def check(config: Config) -> None:
+    """Refuse what `walk` cannot draw.
+
+    Raises:
+        ConfigError: the environment cannot be drawn, or not with what is installed.
+    """
+    if not can_draw(make(config.env)):
+        allowed = "a GridWorld, or one that gymnax draws (pip install 'purejaxppo[render]'): "
+        raise ConfigError.of("env", config.env, allowed + ", ".join(DRAWN_BY_GYMNAX))
+
+
 def walk(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
     """One episode of one agent, sampled from its policy, as a GIF; of at most 200 steps.
 
@@ -56,11 +67,8 @@ def walk(config: Config, state: TrainState, key: Array, path: str | Path) -> Non
     Raises:
         ConfigError: the environment cannot be drawn, or not with what is installed.
     """
-    env = make(config.env)
-    if not can_draw(env):
-        allowed = "a GridWorld, or one that gymnax draws (pip install 'purejaxppo[render]'): "
-        raise ConfigError.of("env", config.env, allowed + ", ".join(DRAWN_BY_GYMNAX))
-    if isinstance(env, GridWorld):
+    check(config)
+    if isinstance(make(config.env), GridWorld):
         _draw_agents(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1, path)
     else:
         _draw_by_gymnax(config, state, key, path)

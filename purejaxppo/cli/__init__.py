@@ -1,0 +1,92 @@
+"""The command line: `purejaxppo COMMAND`, one module per command."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import tyro
+
+from purejaxppo.cli import describe, envs, evaluate, plot, render, resume, train
+from purejaxppo.fields import ConfigError
+
+# A command is a module with `flags(argv)`, the type of its flags as tyro reads it, and `main(flags)`.
+COMMANDS: dict[str, Any] = {
+    "train": train,
+    "resume": resume,
+    "evaluate": evaluate,
+    "plot": plot,
+    "render": render,
+    "envs": envs,
+    "describe": describe,
+}
+HELP = """PPO in JAX, fully jitted.
+
+Compiled programs are kept in the user's cache directory and serve later runs; JAX_COMPILATION_CACHE_DIR names another
+place, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+"""
+INTERRUPTED = 130
+
+
+class Command(NamedTuple):
+    """What the command line asks for."""
+
+    module: Any
+    flags: Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 2 for what cannot be used, 130 after Ctrl-C."""
+    try:
+        command = parse(sys.argv[1:] if argv is None else list(argv))
+        _keep_compiled_programs()
+        command.module.main(command.flags)
+    except ConfigError as error:
+        print(f"purejaxppo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"purejaxppo: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def parse(argv: list[str]) -> Command:
+    """The command, and its flags as an object of its type.
+
+    Raises:
+        ConfigError: there is no such command, or a flag cannot be used.
+    """
+    app = tyro.extras.SubcommandApp()
+    for name, module in COMMANDS.items():
+        kind = module.flags(argv[1:] if argv[:1] == [name] else [])
+        app.command(kind, name=name, help=None if argv[:1] == [name] else module.HELP.partition("\n")[0])
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return Command(
+                COMMANDS.get(argv[0] if argv else ""), app.cli(prog="purejaxppo", description=HELP, args=argv)
+            )
+    except SystemExit as stop:
+        if not stop.code:  # help, or a shell's completions
+            raise
+        raise ConfigError(_one_line(messages.getvalue())) from None
+
+
+def _one_line(message: str) -> str:
+    """tyro's boxed message without its frame and its footer."""
+    lines = [line.strip("│╭╮╰╯─ \n") for line in message.splitlines()]
+    text = " ".join(line for line in lines if line and not re.match(r"(For full helptext|.*--help)", line))
+    return re.sub(r"\s+", " ", text)
+
+
+def _keep_compiled_programs() -> None:
+    """Switch JAX's persistent compilation cache on, unless the user has decided otherwise."""
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "purejaxppo"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

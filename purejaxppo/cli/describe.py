@@ -1,0 +1,26 @@
+"""`purejaxppo describe`."""
+
+from typing import Any
+
+from rich.console import Console
+
+from purejaxppo.cli.flags import Seeds, config_flags, flags_type, to_config, to_settings
+from purejaxppo.costs import describe
+
+HELP = """Say what a training would cost, and train nothing: updates, gradient steps, memory, arithmetic.
+
+Example: purejaxppo describe --env CartPole-v1 --num-envs 1024
+"""
+
+
+def flags(argv: list[str]) -> type:
+    """The flags of `train` that decide the cost."""
+    return flags_type(HELP, config_flags(argv))
+
+
+def main(flags: Any) -> None:
+    """Print it."""
+    config, seeds = to_config(flags), to_settings(Seeds, flags)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"agents             {seeds.num_seeds:,}, each:")
+    console.print(describe(config))

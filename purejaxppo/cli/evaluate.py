@@ -1,0 +1,45 @@
+"""`purejaxppo evaluate`."""
+
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from purejaxppo.cli import runs, summary
+from purejaxppo.cli.flags import SEED, flag, flags_type
+from purejaxppo.environments import is_tabular, make
+from purejaxppo.fields import COUNT, check_static
+
+HELP = """Play whole episodes with the agents of a run, and compare with the optimum where it is known.
+
+Example: purejaxppo evaluate runs/cartpole --num-episodes 1000
+"""
+
+
+def flags(argv: list[str]) -> type:
+    """The flags."""
+    return flags_type(
+        HELP,
+        [
+            runs.DIRECTORY_FLAG,
+            flag("num_episodes", int, summary.EVALUATION_EPISODES, "episodes that each agent plays, the same for all"),
+            flag("seed", int, 0, "seed of the episodes' random numbers, which training never draws"),
+        ],
+    )
+
+
+def main(flags: Any) -> None:
+    """Play, and print the returns."""
+    num_episodes = check_static("num_episodes", flags.num_episodes, COUNT)
+    seed = check_static("seed", flags.seed, SEED)
+    config, keys, state, _ = runs.read(flags.directory)
+    console = Console(highlight=False, soft_wrap=True)
+    agents = f"{len(keys):,} agent{'s' if len(keys) > 1 else ''}"
+    done = int(state.num_updates[0])
+    console.print(f"[bold]{agents}[/bold] after {done:,} of {config.num_updates:,} updates")
+    for name, greedy in (("greedy", True), ("sampled", False)):
+        returns = summary.play(config, state, jax.random.key(seed), num_episodes, greedy=greedy)
+        console.print(f"{name:<18} {summary.spread(returns)}")
+    console.print(f"                   over agents, each the mean of the same {num_episodes:,} episodes")
+    if is_tabular(make(config.env)):
+        console.print(summary.distance_from_optimum(summary.exactly(config, state)))

@@ -1,0 +1,111 @@
+"""Pictures of agents, into a directory; those of one agent show the one with the median return."""
+
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import Array
+from rich.console import Console
+
+from purejaxppo.cli.summary import Verdict
+from purejaxppo.config import Config
+from purejaxppo.environments import GridWorld, make
+from purejaxppo.experiment import files
+from purejaxppo.fields import ConfigError
+from purejaxppo.ppo import TrainState, init, update
+
+PICTURES = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
+
+
+def new_directory(path: Path, flag: str) -> Path:
+    """A directory for pictures, made if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made or written to, or already holds something: nothing is overwritten.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise ConfigError(f"{flag}={str(path)!r}: must be a new or empty directory; nothing is overwritten")
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise ConfigError(f"{flag}={str(path)!r}: cannot be written to ({error.strerror})") from None
+    return path
+
+
+def place(run: Path, output: Path | None) -> Path:
+    """Where the pictures of a run go: into a new directory, or into `pictures` in the run's.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    if output is not None:
+        return new_directory(output, "output")
+    directory = run / files.PICTURES
+    if directory.is_symlink():
+        raise ConfigError(f"{directory}: must not be a symbolic link")
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be written to ({error.strerror})") from None
+    return directory
+
+
+def draw_learning(config: Config, metrics: dict[str, np.ndarray], verdict: Verdict, directory: Path) -> None:
+    """The learning curves."""
+    # Imported here, as below: matplotlib takes a while, and most commands draw nothing.
+    from purejaxppo.experiment import plots
+
+    curves = metrics.get("expected_return", metrics["episode_return"])
+    figure = plots.learning_curves(curves, config.batch_size, optimum=verdict.optimum)
+    figure.savefig(directory / "learning.png")
+
+
+def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Path) -> None:
+    """What one agent learned beside the exact solution, on a gridworld."""
+    from purejaxppo.experiment import plots
+
+    if isinstance(make(config.env), GridWorld):
+        plots.gridworld(config, _median(state, verdict)).savefig(directory / "map.png")
+
+
+def draw_updates(config: Config, key: Array, directory: Path) -> None:
+    """The clipped surrogate early in training, and the ratios of all of it; this trains an agent twice."""
+    from purejaxppo.experiment import plots
+
+    key_early, key_surrogate, key_ratios = jax.random.split(jax.random.fold_in(key, PICTURES), 3)
+    plots.surrogate(config, _early(config, key_early), key_surrogate).savefig(directory / "surrogate.png")
+    plots.ratio_histograms(config, key_ratios).savefig(directory / "ratios.png")
+
+
+def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array, directory: Path) -> None:
+    """One agent's walk, and on a gridworld all agents at once."""
+    from purejaxppo.experiment import render
+
+    key_walk, key_crowd = jax.random.split(jax.random.fold_in(key, PICTURES + 1))
+    env = make(config.env)
+    if isinstance(env, GridWorld):
+        render.crowd(config, state, key_crowd, directory / "crowd.gif")
+    if render.can_draw(env):
+        render.walk(config, _median(state, verdict), key_walk, directory / "walk.gif")
+
+
+def show(directory: Path, console: Console) -> None:
+    """Print what was drawn."""
+    drawn = ", ".join(sorted(path.name for path in directory.iterdir()))
+    console.print(f"pictures           {drawn} in {directory}")
+
+
+def _median(state: TrainState, verdict: Verdict) -> TrainState:
+    """The agent with the median return."""
+    median = np.argsort(verdict.returns)[len(verdict.returns) // 2]
+    return jax.tree.map(lambda leaf: leaf[median], state)
+
+
+def _early(config: Config, key: Array) -> TrainState:
+    """An agent after a tenth of its training, when the policy still moves."""
+    num_updates = config.num_updates // 10
+    return jax.jit(lambda key: jax.lax.fori_loop(0, num_updates, lambda _, s: update(config, s)[0], init(config, key)))(
+        key
+    )

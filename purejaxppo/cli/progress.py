@@ -1,0 +1,64 @@
+"""How far a run is: a bar on a terminal, and elsewhere a line now and then."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from purejaxppo.experiment.loop import Progress, Watch
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def shown(*, silent: bool) -> Iterator[Watch]:
+    """A function to be called after each chunk, which shows how far the run is, on standard error."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if silent:
+        yield lambda progress: None
+    elif console.is_terminal:
+        with _bar(console) as watch:
+            yield watch
+    else:
+        yield _lines(console)
+
+
+def describe(progress: Progress) -> str:
+    """Steps, speed, time left and the current return, for many agents with its spread."""
+    minutes, seconds = divmod(round(progress.seconds_left), 60)
+    returns = progress.episode_return[np.isfinite(progress.episode_return)]
+    text = "none yet" if not len(returns) else f"{returns.mean():.3f}"
+    if len(returns) > 1:
+        text += f" ({returns.min():.3f} to {returns.max():.3f})"
+    steps = f"{progress.num_steps:,} of {progress.total_steps:,} steps"
+    return f"{steps}, {progress.steps_per_second:,.0f} steps/s, {minutes}:{seconds:02} left, return {text}"
+
+
+@contextlib.contextmanager
+def _bar(console: Console) -> Iterator[Watch]:
+    columns = BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}")
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("compiling", total=None)
+
+        def watch(progress: Progress) -> None:
+            done, total = progress.num_updates, progress.total_updates
+            bar.update(task, completed=done, total=total, description=describe(progress))
+
+        yield watch
+
+
+def _lines(console: Console) -> Watch:
+    shown_at = -SECONDS_BETWEEN_LINES
+
+    def watch(progress: Progress) -> None:
+        nonlocal shown_at
+        is_last = progress.num_updates == progress.total_updates
+        if is_last or time.monotonic() - shown_at >= SECONDS_BETWEEN_LINES:
+            shown_at = time.monotonic()
+            console.print(f"update {progress.num_updates:,} of {progress.total_updates:,}: {describe(progress)}")
+
+    return watch

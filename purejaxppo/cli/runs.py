@@ -1,0 +1,100 @@
+"""What the commands share that begin, resume or read runs."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from rich.console import Console
+from tyro.conf import Positional
+
+from purejaxppo.cli import progress, summary
+from purejaxppo.cli.flags import flag
+from purejaxppo.config import Config
+from purejaxppo.experiment import files, load, logs
+from purejaxppo.experiment.runs import load_key
+from purejaxppo.fields import ConfigError
+from purejaxppo.ppo import TrainState
+
+DIRECTORY_FLAG = flag("directory", Positional[Path], dataclasses.MISSING, "the run's directory")
+LOGGER_FLAGS = [
+    flag("tensorboard", bool, False, "also log to TensorBoard, into the directory"),
+    flag("wandb", str | None, None, "also log to this project of Weights & Biases"),
+]
+SILENT_FLAG = flag("silent", bool, False, "print nothing")
+
+
+class Result(NamedTuple):
+    """A training run that came to its end."""
+
+    config: Config
+    keys: Array  # [num_seeds]
+    state: TrainState  # [num_seeds]
+    metrics: dict[str, np.ndarray]  # [num_seeds, num_updates]
+    compile_seconds: float
+    run_seconds: float
+    steps_per_second: float
+
+
+def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Result:
+    """Let a run run to its end, with its progress shown.
+
+    Raises:
+        ConfigError: a logger that is asked for is not installed.
+    """
+    loggers = _loggers(flags)
+    with progress.shown(silent=flags.silent) as watch:
+        state, metrics = begin(loggers=loggers, watch=watch)
+    report = files.read_json(flags.directory / files.REPORT)
+    compiling, total = report["seconds"]["compile"], report["seconds"]["total"]
+    keys, state, metrics = _many(keys, state, metrics)
+    return Result(config, keys, state, metrics, compiling, total - compiling, report["steps_per_second"])
+
+
+def show(result: Result, console: Console) -> summary.Verdict:
+    """Print the times, and what the agents are worth, which is returned."""
+    verdict = summary.judge(result.config, result.state, result.keys)
+    steps = len(result.keys) * result.config.num_updates * result.config.batch_size
+    console.print(f"\ncompile time       {result.compile_seconds:.1f} s")
+    console.print(f"run time           {result.run_seconds:.1f} s")
+    speed = f"{result.steps_per_second:,.0f} environment steps/s ({steps:,} steps over all agents)"
+    console.print(f"throughput         {speed}")
+    summary.show(result.config, result.state, verdict, console)
+    return verdict
+
+
+def read(directory: Path) -> tuple[Config, Array, TrainState, dict[str, np.ndarray]]:
+    """`(config, keys, state, metrics)` of a run, finished or not, with a leading axis `[num_seeds]`.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    config, state = load(directory)
+    keys, state, metrics = _many(load_key(directory), state, logs.read_metrics(directory))
+    return config, keys, state, metrics
+
+
+def _many(keys: Array, state: TrainState, metrics: dict[str, np.ndarray]) -> Any:
+    """With a leading axis for the agents, even for a run of one."""
+    return (keys, state, metrics) if keys.ndim else jax.tree.map(lambda leaf: leaf[None], (keys, state, metrics))
+
+
+def _loggers(flags: Any) -> list[logs.MakeLogger]:
+    """The loggers that the flags ask for.
+
+    Raises:
+        ConfigError: one is not installed.
+    """
+    loggers: list[tuple[bool, str, str, logs.MakeLogger]] = [
+        (flags.tensorboard, "tensorboard", "tensorboardX", logs.TensorBoard),
+        (flags.wandb is not None, "wandb", "wandb", partial(logs.WandB, project=flags.wandb)),
+    ]
+    for is_wanted, name, package, _ in loggers:
+        if is_wanted and importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{name}: needs pip install 'purejaxppo[{name}]'")
+    return [make for is_wanted, _, _, make in loggers if is_wanted]

@@ -1,0 +1,92 @@
+"""`purejaxppo train`."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from purejaxppo.cli import pictures, runs
+from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, settings_flags, to_config, to_settings
+from purejaxppo.cli.runs import Result
+from purejaxppo.config import Config
+from purejaxppo.costs import describe
+from purejaxppo.experiment import Schedule, run
+from purejaxppo.experiment.runs import check_free
+from purejaxppo.fields import ConfigError
+from purejaxppo.ppo import train
+
+HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.
+
+Without flags: 1,024 agents on the treasure gridworld. Another --env or --preset starts from other defaults; its --help
+shows them. With --directory the run can be watched, stopped with Ctrl-C, resumed, and used later.
+
+Example: purejaxppo train --env CartPole-v1 --num-envs 8 --num-seeds 4 --directory runs/cartpole
+"""
+# What makes no difference without --directory.
+RUN_FLAGS = [
+    flag("overwrite", bool, False, "delete the run that the directory already holds"),
+    *settings_flags(Schedule),
+    *runs.LOGGER_FLAGS,
+]
+
+
+def flags(argv: list[str]) -> type:
+    """The flags, with the defaults of the preset that is asked for."""
+    own = [
+        flag("plot", Path | None, None, "new directory to draw pictures of the run into"),
+        flag("directory", Path | None, None, "new directory to keep the run in: metrics, checkpoints, a report"),
+    ]
+    return flags_type(HELP, [*config_flags(argv), *own, *RUN_FLAGS, runs.SILENT_FLAG])
+
+
+def main(flags: Any) -> None:
+    """Train, print what came of it, and draw it if that is wanted."""
+    config, seeds, schedule = to_config(flags), to_settings(Seeds, flags), to_settings(Schedule, flags)
+    _check_run_flags(flags)
+    if flags.directory is not None:
+        check_free(flags.directory, flags.overwrite)
+    plot = None if flags.plot is None else pictures.new_directory(flags.plot, "plot")
+    console = Console(highlight=False, soft_wrap=True, quiet=flags.silent)
+    agents = f"{seeds.num_seeds:,} agent{'s' if seeds.num_seeds > 1 else ''}"
+    console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {jax.devices()[0].platform}, each:")
+    console.print(describe(config))
+    if flags.directory is None:
+        result = train_at_once(config, seeds)
+    else:
+        begin = partial(run, config, seeds.keys, flags.directory, schedule=schedule, overwrite=flags.overwrite)
+        result = runs.go(begin, config, seeds.keys, flags)
+    verdict = runs.show(result, console)
+    if plot is not None:
+        pictures.draw_learning(config, result.metrics, verdict, plot)
+        pictures.draw_map(config, result.state, verdict, plot)
+        pictures.draw_updates(config, result.keys[0], plot)
+        pictures.draw_movies(config, result.state, verdict, result.keys[0], plot)
+        pictures.show(plot, console)
+
+
+def train_at_once(config: Config, seeds: Seeds) -> Result:
+    """Compile and train every seed in one program; compiling and running are timed apart."""
+    keys = seeds.keys
+    started = time.perf_counter()
+    program = jax.jit(jax.vmap(train, in_axes=(None, 0))).lower(config, keys).compile()
+    compiled = time.perf_counter()
+    state, metrics = jax.block_until_ready(program(config, keys))
+    seconds = time.perf_counter() - compiled
+    speed = seeds.num_seeds * config.num_updates * config.batch_size / seconds
+    metrics = {name: np.asarray(values) for name, values in metrics.items()}
+    return Result(config, keys, state, metrics, compiled - started, seconds, speed)
+
+
+def _check_run_flags(flags: Any) -> None:
+    """Refuse what would make no difference.
+
+    Raises:
+        ConfigError: a flag for runs in a directory, where there is none.
+    """
+    for name, _, field in RUN_FLAGS:
+        if flags.directory is None and vars(flags)[name] != field.default:
+            raise ConfigError(f"{name}={vars(flags)[name]!r}: needs --directory")

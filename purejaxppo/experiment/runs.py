@@ -1,0 +1,265 @@
+"""Runs that outlive their process: everything about one is kept in a directory.
+
+A run's directory holds `config.toml`, `run.json` (keys, schedule, versions, ...), the record (see `logs`),
+`checkpoints/` (see `checkpoints`) and, at the end, `report.json`.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from purejaxppo import presets
+from purejaxppo.config import Config
+from purejaxppo.evaluation import act
+from purejaxppo.experiment import checkpoints, files, logs, loop
+from purejaxppo.experiment.files import CHECKPOINTS, CONFIG, CONTENTS, LOCK, REPORT, RUN
+from purejaxppo.experiment.loop import Job, Schedule, Watch
+from purejaxppo.experiment.provenance import devices, provenance, versions
+from purejaxppo.fields import ConfigError
+from purejaxppo.ppo import TrainState, init
+
+FORMAT = 1
+
+log = logging.getLogger("purejaxppo")
+
+
+def run(
+    config: Config,
+    key: Array,
+    directory: str | Path,
+    *,
+    schedule: Schedule = Schedule(),  # noqa: B008, it is immutable
+    overwrite: bool = False,
+    loggers: Sequence[logs.MakeLogger] = (),
+    watch: Watch = lambda progress: None,
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """Train, and keep everything in a directory: the configuration, the metrics, checkpoints, a report.
+
+    Ctrl-C ends the run after the chunk of updates at hand, a second or two, with a checkpoint; `resume` goes on.
+
+    Args:
+        config: one number per traced field, and an environment that a file can name; see `presets.dumps`.
+        key: one typed key, as for `train`, or an array of them, `[num_seeds]`, which trains as many agents.
+        directory: a new or an empty one.
+        schedule: evaluations and checkpoints.
+        overwrite: whether a run that the directory already holds may be deleted.
+        loggers: each makes a logger: `logs.TensorBoard`, `partial(logs.WandB, project="...")`, or one of your own. One
+            that fails is reported by `logging` and dropped.
+        watch: called after each chunk.
+
+    Returns:
+        `(state, metrics)` like those of `train`, or of `jax.vmap(train, in_axes=(None, 0))` for many keys.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the directory cannot be written to.
+        KeyboardInterrupt: Ctrl-C; the message says how far the run is.
+    """
+    _check_keys(key)
+    text = presets.dumps(config)
+    # What runs is what is written, so that a run that goes on from its files is the same.
+    job = Job(Path(directory), presets.loads(text), key, schedule, _identity(text, _from_key(key)))
+    with _told(job.directory):
+        check_free(job.directory, overwrite)
+        job.directory.mkdir(parents=True, exist_ok=True)
+        with files.locked(job.directory):
+            check_free(job.directory, overwrite)  # again: nobody else can begin a run here now
+            _begin(job, text)
+            return loop.train(job, None, loggers, watch)
+
+
+def resume(
+    directory: str | Path, *, loggers: Sequence[logs.MakeLogger] = (), watch: Watch = lambda progress: None
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """Go on with a run from its newest checkpoint that is whole, as if it had never stopped, bit for bit.
+
+    That holds on the same machine with the same versions; of others, `logging` warns. A run that is finished is
+    returned as it is.
+
+    Returns:
+        As `run`.
+
+    Raises:
+        ConfigError: the directory holds no run, or one that is broken or that another process is running.
+        KeyboardInterrupt: as `run`.
+    """
+    job = _open(Path(directory))
+    with _told(job.directory), files.locked(job.directory):
+        found = _newest(job)
+        done = 0 if found is None else found.num_updates
+        if found is not None and done == job.config.num_updates and (job.directory / REPORT).exists():
+            return found.state, logs.read_metrics(job.directory)
+        for place in (job.directory, job.directory / CHECKPOINTS):
+            files.delete_temporary(place)
+        logs.cut(job.directory, done, sum(update <= done for update in job.evaluations))
+        _warn_of_changes(job.directory)
+        return loop.train(job, found, loggers, watch)
+
+
+def load(directory: str | Path) -> tuple[Config, TrainState]:
+    """The configuration of a run, and its state in the newest checkpoint that is whole.
+
+    Returns:
+        `(config, state)`; the state has a leading axis `[num_seeds]` if the run has many seeds.
+
+    Raises:
+        ConfigError: the directory holds no run, or no checkpoint that can be used.
+    """
+    job = _open(Path(directory))
+    found = _newest(job)
+    if found is None:
+        raise ConfigError(f"directory={str(directory)!r}: has no checkpoint yet")
+    return job.config, found.state
+
+
+def load_policy(directory: str | Path, seed: int = 0) -> Callable[..., Array]:
+    """The trained policy of a run, for use elsewhere: a function from observation to action.
+
+    Args:
+        directory: of the run.
+        seed: which agent, where there are many.
+
+    Returns:
+        `policy(obs, key=None)`, see `act`: greedy without a key, sampled with one.
+
+    Raises:
+        ConfigError: the directory holds no run, no checkpoint that can be used, or no such agent.
+    """
+    config, state = load(directory)
+    num_seeds = state.num_updates.size
+    if not 0 <= seed < num_seeds:
+        raise ConfigError.of("seed", seed, f"an integer in [0, {num_seeds})")
+    agent = jax.tree.map(lambda leaf: leaf[seed], state) if state.num_updates.ndim else state
+    return lambda obs, key=None: act(config, agent, obs, key)
+
+
+def load_config(directory: str | Path) -> Config:
+    """The configuration of a run.
+
+    Raises:
+        ConfigError: the directory holds no run.
+    """
+    return _open(Path(directory)).config
+
+
+def load_key(directory: str | Path) -> Array:
+    """The key, or the keys `[num_seeds]`, with which a run began.
+
+    Raises:
+        ConfigError: the directory holds no run.
+    """
+    return _open(Path(directory)).key
+
+
+def _check_keys(key: Any) -> None:
+    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_key or key.ndim > 1 or key.size == 0:
+        raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it, or an array [num_seeds] of them")
+
+
+def check_free(directory: Path, overwrite: bool) -> None:
+    """Refuse a directory that holds anything but, where that is allowed, a run.
+
+    Raises:
+        ConfigError: it does.
+    """
+    paths = list(directory.iterdir()) if directory.exists() else []
+    names = {path.name for path in paths if not path.name.startswith(files.TEMPORARY)} - {LOCK}
+    foreign = sorted(names - set(CONTENTS)) if RUN in names else sorted(names)
+    if foreign:
+        raise ConfigError(
+            f"directory={str(directory)!r}: must be a new or empty directory, or a run's; it holds {foreign[0]!r}, and "
+            "nothing is overwritten"
+        )
+    if names and not overwrite:
+        raise ConfigError(
+            f"directory={str(directory)!r}: holds a run; resume it, or say that it is to be overwritten (--overwrite)"
+        )
+
+
+def _begin(job: Job, config_text: str) -> None:
+    """Make the directory a run's, deleting the one before."""
+    files.delete_temporary(job.directory)
+    for name in CONTENTS:
+        files.delete(job.directory / name)
+    fields = job.schedule.__dict__
+    description = {"format": FORMAT, "key": _from_key(job.key), "schedule": fields, **provenance()}
+    files.write(job.directory / RUN, json.dumps(description, indent=1))
+    files.write(job.directory / CONFIG, config_text)
+    (job.directory / CHECKPOINTS).mkdir()
+    files.sync(job.directory)
+
+
+def _open(directory: Path) -> Job:
+    """The run in a directory.
+
+    Raises:
+        ConfigError: there is none, or its description is broken or of a newer format.
+    """
+    if not (directory / RUN).exists():
+        raise ConfigError(f"directory={str(directory)!r}: must be a run's directory; it has no {RUN}")
+    linked = [name for name in (*CONTENTS, LOCK) if (directory / name).is_symlink()]
+    if linked:
+        raise ConfigError(f"{directory / linked[0]}: must not be a symbolic link")
+    description = files.read_json(directory / RUN)
+    if description.get("format") != FORMAT:
+        version = description.get("format")
+        raise ConfigError(f"{directory / RUN}: format={version!r}: must be {FORMAT}; a newer purejaxppo wrote it?")
+    text = files.read(directory / CONFIG)
+    try:
+        key, schedule = _to_key(description["key"]), Schedule(**description["schedule"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{directory / RUN}: is broken ({error})") from None
+    return Job(directory, presets.loads(text), key, schedule, _identity(text, description["key"]))
+
+
+def _newest(job: Job) -> checkpoints.Loaded | None:
+    """The newest whole checkpoint; what was passed over is logged."""
+    like = jax.eval_shape(job.each(init), job.config, job.key)
+    found = checkpoints.load(job.directory / CHECKPOINTS, like, run=job.identity)
+    for problem in found.broken.values() if found else ():
+        log.warning("%s; using the checkpoint after update %d", problem, found.num_updates if found else 0)
+    return found
+
+
+def _warn_of_changes(directory: Path) -> None:
+    """Say where bits may differ from those of a run that never stopped."""
+    description = files.read_json(directory / RUN)
+    for name, now in (("versions", versions()), ("devices", devices())):
+        if description.get(name) != now:
+            log.warning("%s: the run began with other %s: %s", directory, name, description.get(name))
+
+
+def _from_key(key: Array) -> dict[str, Any]:
+    return {"impl": str(jax.random.key_impl(key)), "data": jax.random.key_data(key).tolist()}
+
+
+def _to_key(description: Any) -> Array:
+    key = jax.random.wrap_key_data(jnp.asarray(np.array(description["data"], np.uint32)), impl=description["impl"])
+    _check_keys(key)
+    return key
+
+
+def _identity(config_text: str, key: Any) -> str:
+    """What tells a run from one of another configuration or with other keys."""
+    return hashlib.sha256(f"{config_text}\n{json.dumps(key, sort_keys=True)}".encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    """What the disk refuses, as one clear error."""
+    try:
+        yield
+    except OSError as error:
+        newest = checkpoints.numbers(directory / CHECKPOINTS)[-1:]
+        kept = f"; the checkpoint after update {newest[0]} is there to resume from" if newest else ""
+        reason = error.strerror or str(error)
+        raise ConfigError(f"directory={str(directory)!r}: cannot be written to ({reason}){kept}") from error
