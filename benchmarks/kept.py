@@ -57,7 +57,7 @@ def plain_form() -> Iterator[None]:
         return config.minibatch_size
 
     with (
-        mock.patch.object(acting, "uses_table", lambda config, num_rows: False),
+        mock.patch.object(acting, "uses_table", return_value=False),
         mock.patch.object(acting, "rows_at_once", whole),
         mock.patch.object(ppo, "rows_at_once", whole),
         mock.patch.object(networks, "product", jnp.matmul),
