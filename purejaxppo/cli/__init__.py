@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import tyro
 
-from purejaxppo.cli import describe, envs, evaluate, plot, render, resume, train
+from purejaxppo.cli import describe, envs, evaluate, plot, render, report, resume, sweep, train
 from purejaxppo.fields import ConfigError
 
 # A command is a module with `flags(argv)`, the type of its flags as tyro reads it, and `main(flags)`.
@@ -20,6 +20,8 @@ COMMANDS: dict[str, Any] = {
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
+    "sweep": sweep,
+    "report": report,
     "plot": plot,
     "render": render,
     "envs": envs,

@@ -59,17 +59,19 @@ def settings_flags(settings: type[Settings], **defaults: Any) -> list[Flag]:
     return flags
 
 
-def config_flags(argv: list[str]) -> list[Flag]:
+def config_flags(argv: list[str], num_seeds: int | None = None) -> list[Flag]:
     """A flag for every field of `Config` and `Seeds`, and for the preset that the others' defaults come from."""
     name = _preset_name(argv)
     defaults = {} if name is None else presets.read(name)
     defaults |= {"env_params": ()}
+    if num_seeds is None:
+        num_seeds = 1024 if name == DEFAULT_PRESET else Seeds.num_seeds
     if not isinstance(defaults.get("env", ""), str):
         defaults["env"] = None  # an environment that is an object has no flag
     return [
         flag("preset", str | None, name, f"settings to start from: {', '.join(presets.names())}, or a file (*.toml)"),
         *settings_flags(Config, **defaults),
-        *settings_flags(Seeds, num_seeds=1024 if name == DEFAULT_PRESET else Seeds.num_seeds),
+        *settings_flags(Seeds, num_seeds=num_seeds),
     ]
 
 

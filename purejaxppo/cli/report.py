@@ -1,0 +1,52 @@
+"""`purejaxppo report`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from purejaxppo.cli.flags import flag, flags_type
+from purejaxppo.experiment import report, reports
+
+PIPE_WIDTH = 160  # characters
+HELP = """Compare finished runs and sweeps: interquartile means with intervals, probability of improvement, every seed.
+
+Example: purejaxppo report runs/cartpole sweeps/lr --threshold 475 --output report
+"""
+
+
+def flags(argv: list[str]) -> type:
+    """The flags."""
+    return flags_type(
+        HELP,
+        [
+            flag("directories", Positional[tuple[Path, ...]], dataclasses.MISSING, "of runs and of sweeps"),
+            flag("threshold", float | None, None, "return of which the report says when it is reached"),
+            flag(
+                "window", int, 1, "updates over which the return is averaged before it is compared with the threshold"
+            ),
+            flag("output", Path | None, None, "directory for report.json, report.md and the pictures"),
+            flag("overwrite", bool, False, "replace files of these names in that directory"),
+        ],
+    )
+
+
+def main(flags: Any) -> None:
+    """Print the tables, and write the files if that is wanted."""
+    result = report(*flags.directories, threshold=flags.threshold, window=flags.window)
+    console = show(result)
+    if flags.output is not None:
+        paths = reports.write(result, flags.output, overwrite=flags.overwrite)
+        console.print(f"written            {', '.join(path.name for path in paths)} in {flags.output}")
+
+
+def show(result: reports.Report, *, silent: bool = False) -> Console:
+    """Print the tables; returns where to. What is not a terminal is taken to be wide."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(highlight=False, soft_wrap=True, quiet=silent, width=width)
+    for table in reports.tables(result):
+        console.print(table)
+    return console

@@ -1,0 +1,86 @@
+"""`purejaxppo sweep`."""
+
+import contextlib
+import logging
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from purejaxppo.cli import runs
+from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, to_config, to_settings
+from purejaxppo.cli.report import show
+from purejaxppo.experiment import report, sweep
+from purejaxppo.fields import ConfigError
+
+HELP = """Train every combination of some fields' values, each from many seeds, and compare them.
+
+Fields that are traced share one compiled program; what does not fit into the memory at once is trained in batches. With
+--directory finished batches are kept: the same command goes on where it was stopped, and `report` reads the directory.
+
+Example: purejaxppo sweep --env CartPole-v1 --num-seeds 10 --over lr=1e-3,3e-4 hidden_sizes=[64],[64,64]
+"""
+NUM_SEEDS = 16
+
+
+def flags(argv: list[str]) -> type:
+    """The flags, with the defaults of the preset that is asked for."""
+    own = [
+        flag("over", tuple[str, ...], (), "swept fields, as name=value,value; those of env_params as env_params.name"),
+        flag("directory", Path | None, None, "directory to keep finished batches in, new or of this very sweep"),
+        flag("max_bytes", int | None, None, "bound of a program's memory; half of what is free by default"),
+        flag("threshold", float | None, None, "return of which the report says when it is reached"),
+    ]
+    return flags_type(HELP, [*config_flags(argv, num_seeds=NUM_SEEDS), *own, runs.SILENT_FLAG])
+
+
+def main(flags: Any) -> None:
+    """Sweep, with a line for each program and batch, and print the report."""
+    config, seeds = to_config(flags), to_settings(Seeds, flags)
+    over = to_values(flags.over)
+    with contextlib.nullcontext() if flags.silent else _log_shown():
+        trials = sweep(
+            config,
+            jax.random.key(seeds.seed),
+            num_seeds=seeds.num_seeds,
+            over=over,
+            directory=flags.directory,
+            max_bytes=flags.max_bytes,
+        )
+    show(report(trials, threshold=flags.threshold), silent=flags.silent)
+
+
+def to_values(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """The swept values, `lr=1e-3,3e-4` as `{"lr": [1e-3, 3e-4]}`; what is no number, list or truth value is a word.
+
+    Raises:
+        ConfigError: a pair is not of that form, or a name occurs twice.
+    """
+    over: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals and text):
+            raise ConfigError(f"over={pair!r}: must be name=value,value")
+        if name in over:
+            raise ConfigError(f"over={pair!r}: {name} occurs twice")
+        try:
+            over[name] = tomllib.loads(f"values = [{text}]")["values"]
+        except tomllib.TOMLDecodeError:
+            over[name] = text.split(",")
+    return over
+
+
+@contextlib.contextmanager
+def _log_shown() -> Iterator[None]:
+    """What the library logs goes to standard error."""
+    log, handler = logging.getLogger("purejaxppo"), logging.StreamHandler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)

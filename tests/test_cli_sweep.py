@@ -1,0 +1,103 @@
+"""`purejaxppo sweep` and `purejaxppo report`."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from purejaxppo import Config
+from purejaxppo.cli import main
+from purejaxppo.cli.sweep import to_values
+from purejaxppo.experiment import sweep
+
+SMALL = ["--num-envs", "2", "--num-steps", "8", "--hidden-sizes", "8", "--total-timesteps", "48", "--num-seeds", "3"]
+OVER = ["--over", "lr=1e-3,3e-3", "env_params.slip=0,0.5"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A finished sweep's directory."""
+    directory = tmp_path_factory.mktemp("sweep") / "sweep"
+    assert main(["sweep", *SMALL, *OVER, "--silent", "--directory", str(directory)]) == 0
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("pair", "values"),
+    [
+        ("lr=1e-3,2", [1e-3, 2]),
+        ("anneal_lr=true,false", [True, False]),
+        ("hidden_sizes=[64],[64,32]", [[64], [64, 32]]),
+        ("activation=tanh,relu", ["tanh", "relu"]),
+        ("env=CartPole-v1", ["CartPole-v1"]),
+        ("env_params.slip=0.1", [0.1]),
+    ],
+)
+def test_values_are_read(pair, values):
+    assert to_values([pair]) == {pair.partition("=")[0]: values}
+    assert list(map(type, to_values([pair])[pair.partition("=")[0]])) == list(map(type, values))
+
+
+def test_is_the_sweep_of_the_library(swept, tmp_path, capsys):
+    assert main(["report", str(swept), "--output", str(tmp_path / "report")]) == 0
+    config = Config(num_envs=2, num_steps=8, hidden_sizes=(8,), total_timesteps=48, lr=2.5e-3)
+    text = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [row["name"] for row in text["rows"]] == [
+        f"lr={lr}, env_params.slip={slip}" for lr in ("0.001", "0.003") for slip in ("0", "0.5")
+    ]
+    preset = text["rows"][0]["config"]
+    config = config.replace(**{name: preset[name] for name in preset if name not in ("env", "env_params", "lr")})
+    over = {"lr": [1e-3, 3e-3], "env_params.slip": [0, 0.5]}
+    trials = sweep(config, jax.random.key(0), num_seeds=3, over=over)
+    np.testing.assert_allclose([row["scores"] for row in text["rows"]], [t.scores for t in trials], rtol=1e-5)
+    assert {"iqm.png", "seeds.png", "curves.png", "report.md"} < {p.name for p in (tmp_path / "report").iterdir()}
+    output = capsys.readouterr().out
+    assert "GridWorld-treasure, by seed" in output
+    assert "lr=0.003, env_params.slip=0.5" in output
+
+
+def test_the_same_command_goes_on(swept, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in swept.rglob("*.npz")}
+    assert before
+    assert main(["sweep", *SMALL, *OVER, "--directory", str(swept)]) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in swept.rglob("*.npz")} == before
+    captured = capsys.readouterr()
+    assert "is trained" not in captured.err
+    assert "baseline" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "--over", "lr"], "over='lr'"),
+        (["sweep", "--over", "lr=1", "lr=2"], "lr occurs twice"),
+        (["sweep", "--over", "lrr=1"], "did you mean 'lr'"),
+        (["sweep", "--over", "lr=-1"], "lr=-1"),
+        (["sweep", "--over", "activation=tanh,gelu"], "activation='gelu'"),
+        (["sweep", "--num-seeds", "0"], "num_seeds=0"),
+        (["sweep", "--max-bytes", "-5"], "max_bytes=-5"),
+        (["report"], "must hold at least one run or sweep"),
+        (["report", "/nowhere"], "directory='/nowhere'"),
+        (["report", "/nowhere", "--threshold", "nan"], "threshold=nan"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_another_sweep_in_the_same_directory_is_refused(swept, capsys):
+    assert main(["sweep", *SMALL, "--over", "lr=1e-3", "--directory", str(swept)]) == 2
+    assert str(swept) in capsys.readouterr().err
+
+
+def test_a_report_is_not_overwritten_unless_told(swept, tmp_path, capsys):
+    arguments = ["report", str(swept), "--output", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "already holds" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
