@@ -8,7 +8,7 @@ renamed; so what has a checkpoint's name was written to its end, and the manifes
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
 
     state: Any
     num_updates: int
-    broken: dict[int, str]  # newer checkpoints that could not be used, and why
+    broken: list[str]  # what is wrong with newer checkpoints
 
 
 def save(directory: Path, num_updates: int, state: Any, *, run: str, score: float) -> None:
@@ -56,6 +56,7 @@ def save(directory: Path, num_updates: int, state: Any, *, run: str, score: floa
             "run": run,
             "num_updates": num_updates,
             "score": score if score == score else None,
+            "leaves": _leaves(state),
             "files": {str(path.relative_to(temporary)): files.hash_file(path) for path in paths},
         }
         for path in {*paths, *(path.parent for path in paths)}:
@@ -70,33 +71,33 @@ def save(directory: Path, num_updates: int, state: Any, *, run: str, score: floa
         raise error if isinstance(error, OSError) else OSError(str(error)) from None
 
 
-def load(directory: Path, like: Any, *, run: str) -> Loaded | None:
+def load(directory: Path, like: Callable[[], Any], *, run: str) -> Loaded | None:
     """The newest checkpoint that is whole, or None where there is none at all.
 
     Nothing in a checkpoint is executed, and no name in it is followed out of it.
 
     Args:
         directory: of all checkpoints of a run.
-        like: a pytree of `jax.ShapeDtypeStruct`, as the state must be.
+        like: gives a pytree of `jax.ShapeDtypeStruct`, as the state must be.
         run: the run that the checkpoint must belong to.
 
     Raises:
         ConfigError: there are checkpoints, but none that can be used; it says what is wrong with each.
     """
-    broken: dict[int, str] = {}
+    broken: list[str] = []
     for num_updates in reversed(numbers(directory)):
         try:
             return Loaded(_load(directory / str(num_updates), num_updates, like, run), num_updates, broken)
         except ConfigError as error:
-            broken[num_updates] = str(error)
+            broken.append(str(error))
     if broken:
-        raise ConfigError(f"{directory}: no checkpoint can be used: {'; '.join(broken.values())}")
+        raise ConfigError(f"{directory}: no checkpoint can be used: {'; '.join(broken)}")
     return None
 
 
 def numbers(directory: Path) -> list[int]:
     """The numbers of updates after which there are checkpoints, whole or broken, in order."""
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    names = os.listdir(directory) if os.path.isdir(directory) else []
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
@@ -117,7 +118,7 @@ def prune(directory: Path, keep: int) -> None:
             files.delete(directory / str(num_updates))
 
 
-def _load(path: Path, num_updates: int, like: Any, run: str) -> Any:
+def _load(path: Path, num_updates: int, like: Callable[[], Any], run: str) -> Any:
     """The state in one checkpoint.
 
     Raises:
@@ -135,7 +136,11 @@ def _load(path: Path, num_updates: int, like: Any, run: str) -> Any:
     if found != expected:
         names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
         raise ConfigError(f"{path}: is broken: {', '.join(names)} not as written")
-    return _restore(path / STATE, like)
+    shapes, saved = like(), manifest["leaves"]
+    if _leaves(shapes) != saved:
+        missing = next((leaf for leaf in _leaves(shapes) if leaf not in saved), "fewer arrays")
+        raise ConfigError(f"{path}: does not fit the configuration, which asks for {missing}")
+    return _restore(path / STATE, shapes)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -149,8 +154,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     manifest = files.read_json(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise ConfigError(f"{path}: format={manifest.get('format')!r}: must be {FORMAT}; a newer purejaxppo wrote it?")
-    hashes, score = manifest.get("files"), manifest.get("score")
-    if not isinstance(hashes, dict) or not isinstance(score, int | float | None) or isinstance(score, bool):
+    kinds = {"files": dict, "leaves": list, "score": int | float | None}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
         raise ConfigError(f"{path / MANIFEST}: is broken")
     return manifest
 
@@ -165,10 +170,15 @@ def _restore(path: Path, like: Any) -> Any:
         state = ocp.load(path, placed)
     except Exception as error:  # Orbax and its storage have errors of several kinds
         raise ConfigError(f"{path}: does not fit the configuration ({_first_line(error)})") from None
-    kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (state, like)]
-    if kinds[0] != kinds[1]:
-        raise ConfigError(f"{path}: does not fit the configuration (shapes or dtypes differ)")
+    if _leaves(state) != _leaves(like):
+        raise ConfigError(f"{path}: does not fit the configuration")
     return state
+
+
+def _leaves(tree: Any) -> list[str]:
+    """The place, dtype and shape of each array in a pytree."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [f"{jax.tree_util.keystr(path)}: {leaf.dtype}{list(leaf.shape)}" for path, leaf in paths]
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -70,10 +70,10 @@ def read(path: Path) -> str:
     """A text file's content.
 
     Raises:
-        ConfigError: it cannot be read, is not text, or is a symbolic link, which might lead anywhere.
+        ConfigError: it cannot be read, is not text, or is no file, such as a symbolic link, which might lead anywhere.
     """
-    if path.is_symlink():
-        raise ConfigError(f"{path}: must not be a symbolic link")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{path}: must be a file, not a link or anything else")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -232,8 +232,8 @@ class _Session:
             total_updates=total,
             num_steps=self.done * batch,
             total_steps=total * batch,
-            steps_per_second=here * batch / self.seconds["chunks"],
-            seconds_left=elapsed * (total - self.done) / here,
+            steps_per_second=here * batch / self.seconds["chunks"] if here else 0.0,
+            seconds_left=elapsed * (total - self.done) / max(here, 1),
             episode_return=self.recent_return(),
         )
 

@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +171,11 @@ def check_free(directory: Path, overwrite: bool) -> None:
     """Refuse a directory that holds anything but, where that is allowed, a run.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it does, or cannot be read.
     """
-    paths = list(directory.iterdir()) if directory.exists() else []
-    names = {path.name for path in paths if not path.name.startswith(files.TEMPORARY)} - {LOCK}
+    with _told(directory):
+        found = os.listdir(directory) if directory.exists() else []
+    names = {name for name in found if not name.startswith(files.TEMPORARY)} - {LOCK}
     foreign = sorted(names - set(CONTENTS)) if RUN in names else sorted(names)
     if foreign:
         raise ConfigError(
@@ -204,7 +207,7 @@ def _open(directory: Path) -> Job:
     Raises:
         ConfigError: there is none, or its description is broken or of a newer format.
     """
-    if not (directory / RUN).exists():
+    if not os.path.exists(directory / RUN):
         raise ConfigError(f"directory={str(directory)!r}: must be a run's directory; it has no {RUN}")
     linked = [name for name in (*CONTENTS, LOCK) if (directory / name).is_symlink()]
     if linked:
@@ -223,9 +226,9 @@ def _open(directory: Path) -> Job:
 
 def _newest(job: Job) -> checkpoints.Loaded | None:
     """The newest whole checkpoint; what was passed over is logged."""
-    like = jax.eval_shape(job.each(init), job.config, job.key)
+    like = partial(jax.eval_shape, job.each(init), job.config, job.key)
     found = checkpoints.load(job.directory / CHECKPOINTS, like, run=job.identity)
-    for problem in found.broken.values() if found else ():
+    for problem in found.broken if found else ():
         log.warning("%s; using the checkpoint after update %d", problem, found.num_updates if found else 0)
     return found
 

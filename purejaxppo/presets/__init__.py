@@ -48,7 +48,7 @@ def loads(text: str) -> Config:
     """
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"config: cannot be read as TOML ({error})") from None
     return _config(_with_environment(values))
 
@@ -78,7 +78,7 @@ def read(name: str | Path) -> dict[str, Any]:
         raise unknown_name("preset", name, names())
     try:
         values = tomllib.loads((Path(name) if is_path else _shipped() / f"{name}.toml").read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"preset={str(name)!r}: cannot be read as TOML ({error})") from None
     return _with_environment(values)
 
@@ -98,7 +98,7 @@ def _with_environment(values: dict[str, Any]) -> dict[str, Any]:
         return values
     table = dict(values["env"])
     name = table.pop("type", None)
-    if name not in TYPES:
+    if not isinstance(name, str) or name not in TYPES:
         raise ConfigError.of("env.type", name, "one of " + ", ".join(map(repr, TYPES)))
     allowed = {field.name: type(field.default) for field in dataclasses.fields(TYPES[name])}
     for field, value in table.items():

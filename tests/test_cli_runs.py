@@ -1,0 +1,279 @@
+"""The commands around runs, as a user meets them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from purejaxppo import cli, train
+from purejaxppo.cli import progress
+from purejaxppo.experiment import files, load, logs, runs
+from purejaxppo.experiment.loop import Progress
+from tests.flags import parse
+
+SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
+MANY = [*SMALL, "--num-seeds", "3"]
+QUICK = ["--num-evaluations", "0"]
+SHORT = ["--env-params", "max_steps_in_episode=3"]
+
+
+def main(*argv):
+    return cli.main([str(argument) for argument in argv])
+
+
+def interrupt_after_the_first_chunk(monkeypatch):
+    monkeypatch.setattr(progress, "describe", lambda _: signal.raise_signal(signal.SIGINT) or "interrupted")
+
+
+def test_a_run_that_is_stopped_resumed_and_used(tmp_path, capsys, monkeypatch):
+    directory = tmp_path / "run"
+    interrupt_after_the_first_chunk(monkeypatch)
+    assert main("train", *MANY, *SHORT, *QUICK, "--directory", directory) == 130
+    out, err = capsys.readouterr()
+    assert "3 agents from seed 0" in out
+    assert "throughput" not in out
+    expected = f"purejaxppo: stopped after 1 of 2 updates, all of them saved; to go on: purejaxppo resume {directory}"
+    assert err.splitlines()[-1] == expected
+    monkeypatch.undo()
+
+    assert main("plot", directory, "--output", tmp_path / "half") == 0
+    assert main("resume", directory) == 0
+    out, err = capsys.readouterr()
+    assert "update 2 of 2: 192 of 192 steps" in err
+    assert re.search(r"throughput +[\d,]+ environment steps/s \(192 steps over all agents\)", out)
+    assert re.search(r"optimal return +0\.360, reached by \d of 3 agents", out)
+    assert main("resume", directory) == 0
+    assert capsys.readouterr().out == out[out.index("\ncompile") :]  # finished: the same is said again
+
+    assert main("plot", directory) == 0
+    assert main("render", directory) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[-1].startswith("pictures           crowd.gif, learning.png, map.png, walk")
+    )
+    for name in ("pictures/learning.png", "pictures/map.png", "pictures/walk.gif", "../half/learning.png"):
+        with Image.open(directory / name) as picture:
+            assert picture.format == name[-3:].upper()
+    assert main("evaluate", directory, "--num-episodes", "4") == 0
+    out = capsys.readouterr().out
+    assert "3 agents after 2 of 2 updates" in out
+    assert re.search(r"greedy +mean -?\d+\.\d+, 95% interval", out)
+    assert re.search(r"sampled +mean -?\d+\.\d+, 95% interval", out)
+    assert "optimal return" in out
+
+
+def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys):
+    flags = ["train", *MANY, "--lr", "0.05", "--seed", "7"]
+    assert main(*flags) == 0
+    alone = capsys.readouterr().out
+    assert main(*flags, "--directory", tmp_path) == 0
+    kept = capsys.readouterr().out
+
+    def without_times(text):
+        return re.sub(r"(compile time|run time|throughput) .*?(\(|\n)", "", text)
+
+    assert without_times(alone) == without_times(kept)
+    config, seeds = parse(flags)
+    found, state = load(tmp_path)
+    expected, metrics = jax.vmap(train, in_axes=(None, 0))(config, seeds.keys)
+    assert found == config
+    for leaf, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(logs.read_metrics(tmp_path)["entropy"], metrics["entropy"], rtol=1e-4)
+    np.testing.assert_array_equal(jax.random.key_data(runs.load_key(tmp_path)), jax.random.key_data(seeds.keys))
+
+
+def test_silence(tmp_path, capsys):
+    assert main("train", *SMALL, *QUICK, "--silent", "--directory", tmp_path / "run") == 0
+    assert main("resume", tmp_path / "run", "--silent") == 0
+    assert main("train", *SMALL, "--silent") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_flags_reach_the_run(tmp_path, capsys):
+    directory = tmp_path / "run"
+    flags = [*SMALL, "--num-evaluations", "1", "--evaluation-episodes", "2", "--keep-checkpoints", "1", "--tensorboard"]
+    assert main("train", *flags, "--directory", directory) == 0
+    description = files.read_json(directory / files.RUN)
+    assert description["schedule"] == {
+        "num_evaluations": 1,
+        "evaluation_episodes": 2,
+        "checkpoint_seconds": 60.0,
+        "keep_checkpoints": 1,
+    }
+    assert list((directory / files.TENSORBOARD).iterdir())
+    assert len(logs.read_evaluations(directory)["update"]) == 1
+    assert main("train", *SMALL, "--directory", directory) == 2
+    assert "holds a run; resume it" in capsys.readouterr().err
+    assert main("train", *SMALL, *QUICK, "--overwrite", "--directory", directory) == 0
+    assert logs.read_evaluations(directory) == {}
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train", "--num-evaluations", "3"], "num_evaluations=3: needs --directory"),
+        (["train", "--overwrite"], "overwrite=True: needs --directory"),
+        (["train", "--tensorboard"], "tensorboard=True: needs --directory"),
+        (["train", "--directory", "full", "--plot", "new"], "directory='full': must be a new or empty directory"),
+        (["train", "--directory", "full/file"], "directory='full/file': cannot be written to (Not a directory)"),
+        (["train", "--directory", "new", "--num-evaluations", "-1"], "num_evaluations=-1: must be an integer >= 0"),
+        (["train", "--directory", "new", "--keep-checkpoints", "0"], "keep_checkpoints=0: must be an integer >= 1"),
+        (["resume"], "PATH"),
+        (["resume", "full"], "directory='full': must be a run's directory; it has no run.json"),
+        (["resume", "missing"], "directory='missing': must be a run's directory"),
+        (["evaluate", "full"], "must be a run's directory"),
+        (["evaluate", "full", "--num-episodes", "0"], "num_episodes=0: must be an integer >= 1"),
+        (["evaluate", "full", "--seed", "-1"], "seed=-1: must be an integer in [0, 2**32)"),
+        (["plot", "full"], "must be a run's directory"),
+        (["render", "full"], "must be a run's directory"),
+        (["describe", "--lr", "-1"], "lr=-1.0: must be"),
+        (["envs", "--more"], "--more"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2_and_leaves_nothing(argv, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["full", "full/file"]
+
+
+def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys):
+    env = ["--env", "DeepSea-bsuite"]
+    assert main("train", *env, *SMALL, *QUICK, "--directory", tmp_path / "run") == 0
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    capsys.readouterr()
+    assert main("plot", tmp_path / "run", "--output", tmp_path / "full") == 2
+    assert "must be a new or empty directory; nothing is overwritten" in capsys.readouterr().err
+    assert main("render", tmp_path / "run", "--output", tmp_path / "new") == 2
+    assert "env='DeepSea-bsuite': must be a GridWorld, or one that gymnax draws" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_logger_that_is_not_installed_is_told_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main("train", *SMALL, "--directory", tmp_path / "run", "--wandb", "mine") == 2
+    assert "wandb: needs pip install 'purejaxppo[wandb]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_environments_are_listed_with_their_spaces(capsys):
+    assert main("envs") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^GridWorld-treasure +one of 31 +4, optimum known$", out, re.MULTILINE)
+    assert re.search(r"^CartPole-v1 +4 numbers +2$", out, re.MULTILINE)
+    assert re.search(r"^Breakout-MinAtar +10 x 10 x 4 numbers +3$", out, re.MULTILINE)
+    assert "Pendulum" not in out  # its actions are continuous
+    assert len(out.splitlines()) > 30
+
+
+def test_a_configuration_is_described_and_not_trained(capsys, monkeypatch):
+    monkeypatch.setattr(cli.train, "train_at_once", lambda *_: pytest.fail("trained"))
+    assert main("describe", "--env", "CartPole-v1", "--num-seeds", "5") == 0
+    out = capsys.readouterr().out
+    assert "agents             5, each:" in out
+    for said in (r"updates +976 x 512 steps", r"gradient steps +15,616", r"memory +about \d", "231,296 FLOPs per step"):
+        assert re.search(said, out)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help_with_an_example_that_parses(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    example = re.search(r"Example: purejaxppo (.*)", capsys.readouterr().out).group(1).split()
+    assert example[0] == command
+    assert cli.parse(example).module is cli.COMMANDS[command]
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert f"• {command}" in out
+
+
+def test_shells_get_completions(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--tyro-print-completion", "bash"])
+    assert not stop.value.code
+    out = capsys.readouterr().out
+    for word in ("resume", "--total-timesteps", "--num-evaluations"):
+        assert word in out
+
+
+PROGRESS = Progress(
+    num_updates=3,
+    total_updates=4,
+    num_steps=1500,
+    total_steps=2000,
+    steps_per_second=1234567.8,
+    seconds_left=62.4,
+    episode_return=np.array([1.0, np.nan, 2.0]),
+)
+
+
+def test_progress_in_words():
+    assert (
+        progress.describe(PROGRESS)
+        == "1,500 of 2,000 steps, 1,234,568 steps/s, 1:02 left, return 1.500 (1.000 to 2.000)"
+    )
+    one = PROGRESS._replace(episode_return=np.array([1.25]))
+    assert progress.describe(one).endswith("return 1.250")
+    none = PROGRESS._replace(episode_return=np.array([np.nan]))
+    assert progress.describe(none).endswith("return none yet")
+
+
+def test_lines_come_now_and_then_and_at_the_end(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with progress.shown(silent=False) as watch:
+        for update in range(1, 101):
+            clock[0] += 0.5
+            watch(PROGRESS._replace(num_updates=update, total_updates=100))
+    updates = re.findall(r"^update (\d+) of 100", capsys.readouterr().err, re.MULTILINE)
+    assert updates == ["1", "21", "41", "61", "81", "100"]
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as rich takes for a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    with progress.shown(silent=False) as watch:
+        watch(PROGRESS)
+    out, err = capsys.readouterr()
+    assert "━" in err
+    assert "1:02 left" in err
+    assert out == ""
+
+
+@pytest.mark.parametrize("chosen", [None, "theirs"])
+def test_compiled_programs_are_kept_in_the_users_cache(chosen, tmp_path):
+    """In a process of its own, which has no cache yet."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    variables |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    variables |= {} if chosen is None else {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / chosen)}
+    command = [sys.executable, "-m", "purejaxppo", "train", *SMALL, *QUICK, "--directory", str(tmp_path / "run")]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = tmp_path / (chosen or "cache/purejaxppo")
+    assert any("_advance" in path.name for path in expected.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {chosen or "cache", "run"}
+    imported = [sys.executable, "-X", "importtime", "-c", "import purejaxppo.cli"]
+    modules = subprocess.run(imported, env=variables, capture_output=True, text=True).stderr
+    for late in ("seaborn", "matplotlib.pyplot", "orbax", "scipy.stats", "tensorboardX", "wandb"):
+        assert f" {late}\n" not in modules
+    assert " gymnax\n" in modules
