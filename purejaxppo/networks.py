@@ -1,5 +1,6 @@
 """The policy network and the value network."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-MANY_ROWS = 256  # rows from which on it pays to transpose them before a product
+MANY_ROWS = 128  # rows from which on it pays to transpose them before a product
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
@@ -69,35 +70,48 @@ class ActorCritic(nn.Module):
 
 
 def initial_towers(key: Array, widths: tuple[int, ...], num_actions: int) -> dict[str, list[Layer]]:
-    """Orthogonal kernels and zero biases; gain sqrt(2) in the hidden layers, 0.01 for the logits, 1 for the value.
+    """Orthogonal kernels and zero biases; gain sqrt(2) in the hidden layers, 0.01 for the logits, 1 for the value."""
+    hidden = list(pairwise(widths))
+    kernels = iter(orthogonal_kernels(key, [*hidden, *hidden, (widths[-1], num_actions), (widths[-1], 1)]))
+    policy, value = ([_unbiased(2**0.5 * next(kernels)) for _ in hidden] for _ in range(2))
+    return {"policy": [*policy, _unbiased(0.01 * next(kernels))], "value": [*value, _unbiased(next(kernels))]}
 
-    All random numbers are drawn at once: every separate draw would be compiled separately.
+
+def orthogonal_kernels(key: Array, shapes: Sequence[tuple[int, int]]) -> list[Array]:
+    """Independent random matrices of these shapes, see `orthogonal`.
+
+    All are drawn at once, and made at once in a common shape: each separate loop would be compiled separately.
     """
-    shapes = [(2, *shape) for shape in pairwise(widths)] + [(widths[-1], num_actions), (widths[-1], 1)]
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    parts = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-    *hidden, logits, value = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-    kernels = [2**0.5 * jax.vmap(orthogonal)(normal) for normal in hidden]
-    return {
-        "policy": [_unbiased(kernel[0]) for kernel in kernels] + [_unbiased(0.01 * orthogonal(logits))],
-        "value": [_unbiased(kernel[1]) for kernel in kernels] + [_unbiased(orthogonal(value))],
-    }
+    tall = [(max(shape), min(shape)) for shape in shapes]
+    most_rows, most_columns = map(max, zip(*tall, strict=True))
+    ends = np.cumsum([rows * columns for rows, columns in tall])
+    parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    normals = [
+        jnp.pad(part.reshape(rows, columns), ((0, most_rows - rows), (0, most_columns - columns)))
+        for part, (rows, columns) in zip(parts, tall, strict=True)
+    ]
+    made = zip(jax.vmap(orthogonal)(jnp.stack(normals)), tall, shapes, strict=True)
+    return [
+        x[:rows, :columns] if shape == (rows, columns) else x[:rows, :columns].T for x, (rows, columns), shape in made
+    ]
 
 
 def orthogonal(normal: Array) -> Array:
-    """A random matrix with orthonormal columns (or rows, if it is wide), uniform among such, from Gaussian numbers.
+    """A random matrix with orthonormal columns, uniform among such.
 
-    A product of reflections, each in the plane that swaps an axis and a column's part from the diagonal down (Stewart,
-    1980, "The efficient generation of random orthogonal matrices", SIAM J. Numer. Anal. 17). The usual QR decomposition
-    calls LAPACK, which can deadlock under `vmap` on a CPU.
+    A product of reflections, each of a column's part from the diagonal down onto an axis (Stewart, 1980, "The efficient
+    generation of random orthogonal matrices", SIAM J. Numer. Anal. 17). The usual QR decomposition calls LAPACK, which
+    can deadlock under `vmap` on a CPU.
+
+    Args:
+        normal: `[rows, columns]`, rows >= columns, of Gaussian numbers. Zeros at the ends of both pad: what is before
+            them becomes what it would without them.
     """
     rows, columns = normal.shape
-    if rows < columns:
-        return orthogonal(normal.T).T
     parts, axes = jnp.tril(normal), jnp.eye(rows, columns)
     signs = jnp.where(jnp.diagonal(parts) < 0, -1.0, 1.0)[None]
     mirrors = parts + axes * signs * jnp.linalg.norm(parts, axis=0, keepdims=True)
-    mirrors *= 2**0.5 / jnp.linalg.norm(mirrors, axis=0, keepdims=True)
+    mirrors *= 2**0.5 / jnp.maximum(jnp.linalg.norm(mirrors, axis=0, keepdims=True), jnp.finfo(parts.dtype).tiny)
 
     def reflect(i: Array, x: Array) -> Array:
         mirror = mirrors[:, columns - 1 - i]
