@@ -77,6 +77,24 @@ def side_by_side() -> str:
     return markdown(["task", "our steps/s", *titles], rows)
 
 
+def compiling() -> str:
+    """Seconds of compiling, cold and from the cache, and peak memory, of those that compile."""
+    cases = result("side_by_side")["cases"]
+    rows = []
+    for case in cases:
+        found = {
+            row[
+                "peer"
+            ]: f"{row['compile_seconds']:.1f} / {row['warm_compile_seconds']:.1f}, {row['peak_bytes'] / 1e6:,.0f}"
+            for row in case["contestants"]
+            if row.get("compile_seconds") is not None
+        }
+        rows.append((task(case["task"]), found))
+    peers = list(dict.fromkeys(peer for _, found in rows for peer in found))
+    lines = [[name, *(found.get(peer, "") for peer in peers)] for name, found in rows]
+    return markdown(["seconds cold / warm, MB", *(contestants.PEERS[peer].title for peer in peers)], lines)
+
+
 def task(fields: dict[str, Any]) -> str:
     """A task in words."""
     seeds = f"{fields['num_seeds']} seeds, each " if fields["num_seeds"] else ""
@@ -124,7 +142,9 @@ def millions(number: float) -> str:
     return f"{number / 1e6:.3g} M"
 
 
-TABLES: dict[str, Callable[[], str]] = {f.__name__: f for f in (throughput, side_by_side, time_to_threshold, roofline)}
+TABLES: dict[str, Callable[[], str]] = {
+    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline)
+}
 
 
 def filled(text: str) -> str:
