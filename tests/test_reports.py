@@ -87,6 +87,7 @@ def test_the_options_reach_the_bootstrap():
     assert report(TRIALS[0], **QUICK).rows[0].iqm == base
     assert report(TRIALS[0], seed=1, **QUICK).rows[0].iqm != base
     narrow = report(TRIALS[0], confidence=0.5, **QUICK).rows[0].iqm
+    assert "| IQM [99.5% interval] |" in to_markdown(report(TRIALS[0], confidence=0.995, **QUICK))
     assert base.low < narrow.low < narrow.high < base.high
     assert report(TRIALS[0], num_resamples=201).rows[0].iqm != base
 
@@ -281,6 +282,13 @@ def test_nothing_is_overwritten_unless_that_is_said(tmp_path):
     write(result, tmp_path, overwrite=True)
     assert (tmp_path / "report.md").read_text() == to_markdown(result, [["iqm.png", "seeds.png", "curves.png"]])
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_runs_own_files_are_not_replaced(runs):
+    before = (runs[0] / "one" / "report.json").read_bytes()
+    with pytest.raises(ConfigError, match="must not be a run's"):
+        write(report(TRIALS[0], **QUICK), runs[0] / "one", overwrite=True)
+    assert (runs[0] / "one" / "report.json").read_bytes() == before
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path, monkeypatch):

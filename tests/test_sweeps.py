@@ -136,6 +136,24 @@ def test_batches_are_bounded_and_give_the_same(trials, programs, share):
     assert sweeps._compile(sweeps._inputs(group, KEY), larger).num_bytes > bound
 
 
+@pytest.mark.parametrize(
+    ("fixed", "bound", "size", "num_compiled"),
+    [(0, 1200, 12, 1), (0, 1199, 6, 2), (0, 599, 4, 2), (0, 100, 1, 2), (1000, 1300, 3, 4), (10_000, 10_150, 1, 12)],
+)
+def test_batches_are_even_and_as_large_as_they_can_be(monkeypatch, fixed, bound, size, num_compiled):
+    """Of 12 rows that take 100 bytes each, on top of some that every program takes."""
+    made = []
+
+    def compile_(inputs, batch_size):
+        made.append(batch_size)
+        return sweeps.Program(None, batch_size, fixed + 100 * batch_size, 1.0)
+
+    monkeypatch.setattr(sweeps, "_compile", compile_)
+    program = sweeps._largest(sweeps._inputs(sweeps.Group([0], [CONFIG], 12), KEY), bound)
+    assert program.batch_size == size
+    assert program.seconds == len(made) <= num_compiled
+
+
 def test_the_account_is_xlas():
     group = sweeps.Group([0], [CONFIG], 2)
     program = sweeps._compile(sweeps._inputs(group, KEY), 2)

@@ -205,7 +205,9 @@ def intervals(names: Sequence[str], values: Sequence[Any], *, confidence: float)
         axes.plot([low, high], [line, line], color=LIGHT, linewidth=9, solid_capstyle="butt")
         axes.plot([estimate], [line], color=DARK, marker="|", markersize=13, markeredgewidth=2.5)
     has_any = any(np.isfinite(low) for _, low, _ in values)
-    axes.set(xlabel="score: " + (f"IQM over seeds, {confidence:.0%} interval" if has_any else "one seed, no interval"))
+    axes.set(
+        xlabel="score: " + (f"IQM over seeds, {100 * confidence:g}% interval" if has_any else "one seed, no interval")
+    )
     return figure
 
 
@@ -263,7 +265,7 @@ def curves(names: Sequence[str], values: Sequence[Any], *, confidence: float, th
         figure.axes[0].legend(loc="lower right", fontsize=8)
     has_any = any(np.isfinite(low).any() for _, _, low, _ in values)
     figure.supxlabel("environment steps of one agent", fontsize=10)
-    what = f"IQM, {confidence:.0%} interval" if has_any else "one seed"
+    what = f"IQM, {100 * confidence:g}% interval" if has_any else "one seed"
     figure.supylabel(f"return of an episode: {what}", fontsize=10)
     return figure
 

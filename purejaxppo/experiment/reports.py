@@ -272,10 +272,10 @@ def to_markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
         )
     text = (
         "# Report\n\n"
-        f"*IQM*: the interquartile mean over seeds and its {report.confidence:.0%} interval, by a stratified bootstrap "
-        f"of {report.num_resamples:,} resamples. *P(better)*: the probability that a seed is better than one of the "
-        f"baseline's, with its interval; both after Agarwal et al., 2021.{threshold} Seconds of compiling and running "
-        "are a configuration's share of those of its programs.\n"
+        f"*IQM*: the interquartile mean over seeds and its {100 * report.confidence:g}% interval, by a stratified "
+        f"bootstrap of {report.num_resamples:,} resamples. *P(better)*: the probability that a seed is better than one "
+        f"of the baseline's, with its interval; both after Agarwal et al., 2021.{threshold} Seconds of compiling and "
+        "running are a configuration's share of those of its programs.\n"
     )
     for number, (environment, rows) in enumerate(_by_environment(report)):
         links = "".join(f"![{name}]({name})\n" for name in (pictures[number] if pictures else ()))
@@ -291,11 +291,11 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
 
     Args:
         report: what came of some configurations.
-        directory: made if it is not there.
+        directory: made if it is not there; not that of a run.
         overwrite: whether files of these names may be replaced.
 
     Raises:
-        ConfigError: the directory cannot be written to, or holds such files.
+        ConfigError: the directory cannot be written to, is a run's, or holds such files.
     """
     from purejaxppo.experiment import plots  # imported here: matplotlib takes a while, and not every report is drawn
 
@@ -314,6 +314,8 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
     contents: dict[str, str | bytes] = {JSON: to_json(report), MARKDOWN: to_markdown(report, list(map(list, pictures)))}
     contents |= {name: _png(figure) for group in pictures for name, figure in group.items()}
     path = Path(directory)
+    if (path / files.RUN).exists():
+        raise ConfigError(f"directory={str(path)!r}: must not be a run's, which has files of these names itself")
     taken = [name for name in contents if (path / name).exists()]
     if taken and not overwrite:
         raise ConfigError(f"directory={str(path)!r}: already holds {taken[0]!r}, and nothing is overwritten")
@@ -342,7 +344,7 @@ def _by_environment(report: Report) -> list[tuple[str, list[Row]]]:
 
 def _summary(report: Report, rows: list[Row]) -> Cells:
     """One line per configuration, below the header."""
-    header = ["configuration", f"IQM [{report.confidence:.0%} interval]", "worst", "best", "P(better)"]
+    header = ["configuration", f"IQM [{100 * report.confidence:g}% interval]", "worst", "best", "P(better)"]
     header += ["reached", "steps", "seconds"] if report.threshold is not None else []
     return [[*header, "compile s", "run s"], *(_summary_of(report, row) for row in rows)]
 
