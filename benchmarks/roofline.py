@@ -45,7 +45,7 @@ class Need(NamedTuple):
     copy: float = 0.0  # bytes read from or written to memory
     elementwise: float = 0.0  # additions and multiplications
     tanh: float = 0.0  # and other transcendental functions
-    bits: float = 0.0  # random words of 32 bits
+    bits: float = 0.0  # random words of 32 bits, or keys
 
 
 class Part(NamedTuple):
@@ -183,22 +183,20 @@ def rollout_need(config: Config) -> Need:
         copy=sizes.transition,
         elementwise=sizes.hidden * rows + num_actions + cost.get("flops", 0.0),
         tanh=(sizes.hidden + num_actions) * rows + cost.get("transcendentals", 0.0),
-        # One word for the action, two for the environment's key, and what the environment draws.
-        bits=3 + random_words(jax.make_jaxpr(step)(*arguments).jaxpr),
+        # One for the action, one for the environment's key, and what the environment draws.
+        bits=2 + random_draws(jax.make_jaxpr(step)(*arguments).jaxpr),
     )
 
 
-def random_words(jaxpr: Any) -> int:
-    """Random words that a program draws, keys included."""
-    words = 0
+def random_draws(jaxpr: Any) -> int:
+    """How many random words a program draws. A key costs as much as a word: one call of the hash function."""
+    draws = 0
     for equation in jaxpr.eqns:
         inner = [p.jaxpr for p in jax.tree.leaves(list(equation.params.values())) if isinstance(p, ClosedJaxpr)]
-        words += sum(map(random_words, inner))
-        if equation.primitive.name == "random_bits":
-            words += equation.outvars[0].aval.size
-        elif equation.primitive.name in ("random_split", "random_fold_in"):
-            words += 2 * equation.outvars[0].aval.size
-    return words
+        draws += sum(map(random_draws, inner))
+        if equation.primitive.name in ("random_bits", "random_split", "random_fold_in"):
+            draws += equation.outvars[0].aval.size
+    return draws
 
 
 def advantages_need(config: Config) -> Need:
