@@ -52,12 +52,20 @@ CURVES = {
         Line(f"{CARTPOLE}, 4 environments", (1, 4, 16, 64), lambda n: seeds(CARTPOLE, n, num_envs=4)),
     ),
     "width of the hidden layers": (
-        Line(f"{DRAGONS}, 1024", (16, 32, 64, 128, 256), lambda n: case(DRAGONS, num_envs=1024, hidden_sizes=(n, n))),
-        Line(f"{CARTPOLE}, 64", (16, 32, 64, 128, 256), lambda n: case(CARTPOLE, num_envs=64, hidden_sizes=(n, n))),
+        Line(
+            f"{DRAGONS}, 1,024 environments",
+            (16, 32, 64, 128, 256),
+            lambda n: case(DRAGONS, num_envs=1024, hidden_sizes=(n, n)),
+        ),
+        Line(
+            f"{CARTPOLE}, 64 environments",
+            (16, 32, 64, 128, 256),
+            lambda n: case(CARTPOLE, num_envs=64, hidden_sizes=(n, n)),
+        ),
     ),
     "side of the map": (
-        Line("open GridWorld, 1024", (4, 8, 16, 32, 64, 128), lambda n: case(open_map(n), num_envs=1024)),
-        Line("open GridWorld, 64", (4, 8, 16, 32), lambda n: case(open_map(n), num_envs=64)),
+        Line("open GridWorld, 1,024 environments", (4, 8, 16, 32, 64, 128), lambda n: case(open_map(n), num_envs=1024)),
+        Line("open GridWorld, 64 environments", (4, 8, 16, 32), lambda n: case(open_map(n), num_envs=64)),
     ),
 }
 
@@ -95,9 +103,11 @@ def draw(points: Iterable[dict[str, Any]]) -> Figure:
         ticks = sorted({point["x"] for point in points if point["curve"] == curve})
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)  # above the axes, clear of the lines
     return figure
 
 

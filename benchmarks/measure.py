@@ -182,7 +182,7 @@ def result(case: Case, program: Program, seconds: list[float], peak_gflops: floa
     median = statistics.median(seconds)
     flops = flops_per_step(case.config)
     return {
-        "env": str(case.config.env),
+        "env": case.config.env if isinstance(case.config.env, str) else case.config.env.name,
         "num_envs": case.config.num_envs,
         "num_steps": case.config.num_steps,
         "num_epochs": case.config.num_epochs,
