@@ -455,7 +455,7 @@ def test_curves_of_one_seed_have_no_band_and_say_so():
 
 
 def test_names_do_not_run_into_each_other():
-    figure = plots.intervals([NAMES[2]] * 4, [(1.0, 0.5, 2.0)] * 4, confidence=0.9)
+    figure = plots.intervals([f"{NAMES[2]}, " * 3] * 4, [(1.0, 0.5, 2.0)] * 4, confidence=0.9)
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert all(not one.overlaps(other) for one, other in pairwise(boxes))

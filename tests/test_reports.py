@@ -188,10 +188,10 @@ def printed(result, width=200):
 def test_the_tables_show_every_configuration_and_every_seed():
     curves = np.zeros((4, 12))
     curves[:, 5], curves[0, 2] = 1, 1
-    result = report(trial("sizes=[5, 6]", [1, 2, 3, 4], curves), trial("b|c", [5, 6]), threshold=1, **QUICK)
+    result = report(trial("sizes=[5, 6] [bold]", [1, 2, 3, 4], curves), trial("b|c", [5, 6]), threshold=1, **QUICK)
     low, high = result.rows[0].iqm[1:]
     cells = [
-        "sizes=[5, 6]",
+        "sizes=[5, 6] [bold]",
         f"2.5 [{low:.4g}, {high:.4g}]",
         "1",
         "4",
@@ -203,7 +203,7 @@ def test_the_tables_show_every_configuration_and_every_seed():
         "24.00",
     ]
     text = printed(result)
-    for line in (cells, ["sizes=[5, 6]", "0", "1", "48", "6.00"], ["b|c", "1", "6", "48", "6.00"]):
+    for line in (cells, ["sizes=[5, 6] [bold]", "0", "1", "48", "6.00"], ["b|c", "1", "6", "48", "6.00"]):
         assert any(re.split(" {2,}", found.strip()) == line for found in text.splitlines())
     markdown = to_markdown(result)
     assert f"| {' | '.join(cells)} |\n" in markdown
@@ -235,7 +235,7 @@ def test_large_and_small_numbers_are_readable():
     markdown = to_markdown(result)
     assert "| 123,457 |" in markdown
     assert "| 0.0001234 |" in markdown
-    assert "| 0 |" in markdown
+    assert "-0" not in markdown
 
 
 def test_matplotlib_is_needed_only_for_pictures(monkeypatch, tmp_path):
@@ -342,6 +342,18 @@ def test_runs_and_sweeps_are_read_from_their_directories(runs):
     assert [row.name for row in result.rows] == names
     assert [len(row.scores) for row in result.rows] == [3, 1, 2, 2]
     assert to_json(report(root / "sweep", **QUICK)) == to_json(report(trials, **QUICK))
+
+
+def test_the_score_of_a_run_is_that_of_its_last_evaluation_exact_where_that_is_known(runs, tmp_path):
+    path = copy(runs[0] / "many", tmp_path)
+    file = path / "evaluations.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line |= {"expected_return": [number, 5, 6], "greedy_return": [7, 8, number]}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_run(path).scores.tolist() == [1, 5, 6]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines).replace("expected_return", "other"))
+    assert read_run(path).scores.tolist() == [7, 8, 1]
 
 
 def test_the_pace_of_a_run_that_was_resumed_is_that_of_its_last_part(runs, tmp_path):

@@ -70,8 +70,6 @@ def opened(
         lock = contextlib.ExitStack()
         lock.enter_context(files.locked(path))
     with lock:
-        files.delete_temporary(path)
-        files.delete_temporary(path / BATCHES)
         if (path / MANIFEST).exists():
             journal = Journal(path, _read_manifest(path))
             _check_same(path, journal.manifest, sweep)
@@ -135,7 +133,7 @@ def check_programs(journal: Journal, num_programs: int) -> None:
 
 
 def read_all(journal: Journal, program: int, num_rows: int, num_updates: int) -> Arrays:
-    """All rows of one program.
+    """At least all rows of one program, see `joined`.
 
     Raises:
         ConfigError: a batch is not finished, or not as it was written.
@@ -144,7 +142,7 @@ def read_all(journal: Journal, program: int, num_rows: int, num_updates: int) ->
     if batch_size is None:
         raise ConfigError(f"{journal.directory}: is not finished; the same call of sweep goes on with it")
     numbers = range(-(-num_rows // batch_size))
-    return joined([_read_batch(journal, program, batch, num_updates) for batch in numbers], num_rows)
+    return joined([_read_batch(journal, program, batch, num_updates) for batch in numbers])
 
 
 def table(config: Config) -> dict[str, Any]:
@@ -156,9 +154,9 @@ def table(config: Config) -> dict[str, Any]:
     return tomllib.loads(presets.dumps(config))
 
 
-def joined(parts: list[Arrays], num_rows: int) -> Arrays:
-    """The rows of all batches, without those that fill up the last one."""
-    return {name: np.concatenate([part[name] for part in parts])[:num_rows] for name in parts[0]}
+def joined(parts: list[Arrays]) -> Arrays:
+    """The rows of all batches; those that fill up the last one come at the end."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _read_batch(journal: Journal, program: int, batch: int, num_updates: int) -> Arrays:

@@ -142,7 +142,7 @@ def _groups(configs: list[Config], num_seeds: int) -> list[Group]:
 
 
 def _train(group: Group, key: Array, bound: int, journal: Journal, number: int) -> Arrays:
-    """All rows of a group; batches that the journal has are not trained again."""
+    """At least all rows of a group, see `joined`; batches that the journal has are not trained again."""
     record = journal.manifest["programs"][number]
     inputs = _inputs(group, key)
     num_updates = group.configs[0].num_updates
@@ -163,7 +163,7 @@ def _train(group: Group, key: Array, bound: int, journal: Journal, number: int) 
             batches.add(journal, number, batch, arrays, seconds)
             log.info("batch %d of %d is trained: %s in %.1f s", batch + 1, num_batches, _agents(program), seconds)
         parts.append(arrays)
-    return batches.joined(parts, group.num_rows)
+    return batches.joined(parts)
 
 
 class Inputs(NamedTuple):
