@@ -57,6 +57,16 @@ def run_process(row: dict[str, Any], task: Task, seeds: Iterable[int], flags: Fl
             row["steps"].append(None if count is None else count * task.batch_size)
 
 
+def all_seconds(row: dict[str, Any]) -> float:
+    """The seconds in which one process that does one seed after the other has brought all of them there."""
+    start = statistics.median(training["start_seconds"] for training in row["trainings"])
+    each = [
+        float("inf") if seconds is None else seconds - training["start_seconds"]
+        for seconds, training in zip(row["seconds"], row["trainings"], strict=True)
+    ]
+    return start + sum(each)
+
+
 def cells(row: dict[str, Any]) -> list[str]:
     """A peer's line of the table; the medians are over all seeds, with those that never reach it beyond any other."""
     reached = sum(steps is not None for steps in row["steps"])
@@ -64,7 +74,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     for key, digits in (("seconds", 1), ("steps", 0)):
         values = [float("inf") if value is None else value for value in row[key]]
         texts += [f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
-    return [row["peer"], *texts]
+    return [row["peer"], *texts, f"{all_seconds(row):,.1f}"]
 
 
 def main(flags: Flags) -> None:
@@ -79,7 +89,7 @@ def main(flags: Flags) -> None:
             if "reason" not in row:
                 with side_by_side.reported(row):
                     run_process(row, task, range(number, flags.seeds, flags.processes), flags)
-    header = ["peer", "reached", "seconds", "min", "max", "steps", "min", "max"]
+    header = ["peer", "reached", "seconds", "min", "max", "steps", "min", "max", "all seeds s"]
     measure.print_table(header, [cells(row) for row in rows if "reason" not in row])
     side_by_side.print_reasons(rows)
     differences = side_by_side.print_differences(flags.peers)
