@@ -348,7 +348,7 @@ def test_links_are_not_followed(directory, tmp_path):
         sweep(CONFIG, KEY, directory=other, **ARGUMENTS)
     (directory / "sweep.json").rename(tmp_path / "sweep.json")
     (directory / "sweep.json").symlink_to(tmp_path / "sweep.json")
-    with pytest.raises(ConfigError, match=r"sweep.json: must not be a symbolic link"):
+    with pytest.raises(ConfigError, match=r"sweep.json: must be a file, not a link"):
         sweeps.load(directory)
 
 

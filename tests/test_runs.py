@@ -351,6 +351,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises, as in a terminal; a shell starts what runs in the background without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     def twice(progress):
         interrupt(progress)

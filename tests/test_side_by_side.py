@@ -159,8 +159,10 @@ def test_cases_name_peers():
 def test_time_to_threshold_counts_seeds_that_never_reach_it():
     assert time_to_threshold.first_reach([None, 10.0, 480.0, 470.0], 475) == 3
     assert time_to_threshold.first_reach([None, 10.0], 475) is None
-    row = {"peer": "x", "seconds": [3.0, None, 5.0], "steps": [1024, None, 2048]}
-    assert time_to_threshold.cells(row) == ["x", "2/3", "5.0", "3.0", "inf", "2,048", "1,024", "inf"]
+    trainings = [{"start_seconds": seconds} for seconds in (2.0, 2.0, 2.5)]
+    row = {"peer": "x", "seconds": [3.0, None, 5.0], "steps": [1024, None, 2048], "trainings": trainings}
+    assert time_to_threshold.cells(row) == ["x", "2/3", "5.0", "3.0", "inf", "2,048", "1,024", "inf", "inf"]
+    assert time_to_threshold.all_seconds(row | {"seconds": [3.0, 4.0, 5.0]}) == 2.0 + 1.0 + 2.0 + 2.5
 
 
 @pytest.mark.parametrize(
