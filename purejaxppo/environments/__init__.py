@@ -10,9 +10,9 @@ import gymnax
 import jax
 from gymnax.environments import spaces
 
-from purejaxppo.environments import layout
+from purejaxppo.environments import adapters, layout
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
-from purejaxppo.environments.interface import Environment, TabularModel
+from purejaxppo.environments.interface import Environment, MultiDiscrete, TabularModel
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
 from purejaxppo.environments.tabular import is_tabular, tabulate
 from purejaxppo.fields import ConfigError, unknown_name
@@ -21,6 +21,7 @@ __all__ = [
     "Environment",
     "GridWorld",
     "GridWorldParams",
+    "MultiDiscrete",
     "RandomGridWorld",
     "RandomGridWorldParams",
     "TabularModel",
@@ -56,7 +57,7 @@ def resolve(env: Any) -> Any:
     """
     if isinstance(env, Path) or (isinstance(env, str) and env.endswith(".txt")):
         return GridWorld(env)
-    if isinstance(env, str) and env not in gymnax.registered_envs:
+    if isinstance(env, str) and env.partition("/")[0] not in adapters.SUITES and env not in gymnax.registered_envs:
         raise unknown_name("env", env, list(gymnax.registered_envs))
     return env
 
@@ -69,7 +70,7 @@ def make(env: Any) -> Any:
 @functools.cache
 def _make(env_id: str) -> Any:
     # gymnax environments hash by identity: a fresh one for each call would compile each time.
-    return gymnax.make(env_id)[0]
+    return adapters.make(env_id) if "/" in env_id else gymnax.make(env_id)[0]
 
 
 def replaced_params(params: Any, changes: Mapping[str, Any]) -> Any:
@@ -99,10 +100,10 @@ def check(env: Any, env_params: Any) -> None:
         allowed = "an id, the path of a map (*.txt), or a hashable environment with gymnax's interface"
         raise ConfigError(f"env={env!r}: must be {allowed} ({error!r})") from None
     name = str(getattr(env, "name", type(env).__name__))
-    if not isinstance(action_space, spaces.Discrete):
-        raise ConfigError(f"env={name!r}: must have discrete actions, but its action space is {action_space}")
-    if not isinstance(obs_space, spaces.Discrete | spaces.Box):
-        raise ConfigError(f"env={name!r}: must have Discrete or Box observations, but they are {obs_space}")
+    if not isinstance(action_space, spaces.Discrete | MultiDiscrete | spaces.Box):
+        raise ConfigError(f"env={name!r}: must have Discrete, MultiDiscrete or Box actions, but has {action_space}")
+    if not isinstance(obs_space, spaces.Discrete | spaces.Box | spaces.Dict | spaces.Tuple):
+        raise ConfigError(f"env={name!r}: must have Discrete, Box, Dict or Tuple observations, but has {obs_space}")
     expected: Any = jax.tree.structure(default_params)
     if env_params is not None and jax.tree.structure(env_params) != expected:
         allowed = f"None, or parameters of {name} ({type(default_params).__name__})"

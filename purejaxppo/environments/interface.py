@@ -1,9 +1,10 @@
-"""What the learner asks of an environment, answered for every gymnax environment with discrete actions.
+"""What the learner asks of an environment, answered for every environment with gymnax's interface.
 
 The functions take the environment first and smooth over the differences: the dtypes that environments emit, the
-older five-value `step`, observations as boxes or as indices.
+older five-value `step`, observations as boxes, indices, or dictionaries and tuples of both.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,15 +31,38 @@ class TabularModel(NamedTuple):
     obs: Array  # [S, ...], what the agent sees
 
 
+class MultiDiscrete(spaces.Space):
+    """`K` choices at once, the k-th one of `num_categories[k]`: an action is an int32 vector `[K]`."""
+
+    def __init__(self, num_categories: Sequence[int]) -> None:
+        self.num_categories = tuple(num_categories)
+        self.shape = (len(self.num_categories),)
+        self.dtype = jnp.int32
+
+    def __repr__(self) -> str:
+        return f"MultiDiscrete({self.num_categories})"
+
+    def sample(self, key: Array) -> Array:
+        """All choices, each uniform."""
+        return jax.random.randint(key, self.shape, 0, jnp.array(self.num_categories))
+
+    def contains(self, x: Array) -> Array:
+        """Whether every choice is one of its categories."""
+        return jnp.all((x >= 0) & (x < jnp.array(self.num_categories)))
+
+
 class Environment(GymnaxEnvironment):
     """gymnax's environment, plus what it can tell the policy about an observation, and the planner about itself."""
 
-    def features(self, obs: Array) -> Array:
+    def features(self, obs: Any) -> Array:
         """What the networks read of one observation: a float vector `[F]`, or an integer that stands for a one-hot."""
-        return flatten(obs)
+        return flatten(self.observation_space(self.default_params), obs)
 
-    def action_mask(self, obs: Array, params: Any) -> Array | None:
-        """`[num_actions]` booleans, true where the action is available (at least one is); None offers every action."""
+    def action_mask(self, obs: Any, params: Any) -> Array | None:
+        """Booleans, true where the action is available (at least one is); None offers every action.
+
+        `[num_actions]`; for `MultiDiscrete` `[K, C]`, where `C` is the most categories of all choices.
+        """
         return None
 
     def tabular_model(self, params: Any) -> TabularModel | None:
@@ -49,46 +73,66 @@ class Environment(GymnaxEnvironment):
 class Step(NamedTuple):
     """One transition of one environment that resets itself."""
 
-    obs: Array  # of the next step: after a reset, if the episode ended
+    obs: Any  # of the next step: after a reset, if the episode ended
     state: Any
     reward: Array  # [], float32
     terminated: Array  # [], bool: the episode is over by nature
     done: Array  # [], bool: terminated or cut short
-    next_obs: Array  # the true successor, before any reset
+    next_obs: Any  # the true successor, before any reset
 
 
-def num_actions(env: Any) -> int:
-    """Number of discrete actions."""
-    return int(env.action_space(env.default_params).n)
+def action_space(env: Any) -> Any:
+    """The space of one action: gymnax's `Discrete` or `Box`, or `MultiDiscrete`."""
+    return env.action_space(env.default_params)
+
+
+def observation_space(env: Any) -> Any:
+    """The space of one observation: gymnax's `Discrete`, `Box`, `Dict` or `Tuple`."""
+    return env.observation_space(env.default_params)
 
 
 def num_observations(env: Any) -> int | None:
     """Number of distinct observations, or None where they are not indices."""
-    space = env.observation_space(env.default_params)
+    space = observation_space(env)
     return int(space.n) if isinstance(space, spaces.Discrete) else None
 
 
-def obs_shape(env: Any) -> tuple[int, ...]:
-    """Shape of one observation."""
-    return tuple(env.observation_space(env.default_params).shape)
+def obs_spec(env: Any) -> Any:
+    """Shapes and dtypes of one observation, a pytree of `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(lambda key: reset(env, key, env.default_params)[0], jax.random.key(0))
 
 
-def features(env: Any, obs: Array) -> Array:
+def features(env: Any, obs: Any) -> Array:
     """The networks' input for one observation; see `Environment.features`."""
-    return env.features(obs) if isinstance(env, Environment) else flatten(obs)
+    return env.features(obs) if isinstance(env, Environment) else flatten(observation_space(env), obs)
 
 
-def action_mask(env: Any, obs: Array, params: Any) -> Array | None:
+def action_mask(env: Any, obs: Any, params: Any) -> Array | None:
     """The available actions for one observation; see `Environment.action_mask`."""
     return env.action_mask(obs, params) if isinstance(env, Environment) else None
 
 
-def flatten(obs: Array) -> Array:
-    """A box as a float32 vector; an index as it is."""
-    return obs if obs.ndim == 0 else obs.reshape(-1).astype(jnp.float32)
+def flatten(space: Any, obs: Any) -> Array:
+    """An index as it is; anything else as one float32 vector, in which an index is a one-hot vector."""
+    return obs if isinstance(space, spaces.Discrete) else _vector(space, obs)
 
 
-def reset(env: Any, key: Array, params: Any) -> tuple[Array, Any]:
+def _vector(space: Any, obs: Any) -> Array:
+    if isinstance(space, spaces.Discrete):
+        return jax.nn.one_hot(obs, space.n)
+    if isinstance(space, spaces.Box):
+        return jnp.reshape(obs, -1).astype(jnp.float32)
+    return jnp.concatenate([_vector(part, value) for part, value in _parts(space, obs)])
+
+
+def _parts(space: Any, obs: Any) -> list[tuple[Any, Any]]:
+    """The members of a `Dict` or `Tuple`, with their part of the observation."""
+    if isinstance(space, spaces.Tuple):
+        return list(zip(space.spaces, obs, strict=True))
+    return [(part, obs[name]) for name, part in space.spaces.items()]
+
+
+def reset(env: Any, key: Array, params: Any) -> tuple[Any, Any]:
     """`(obs, state)` of a new episode."""
     obs, state = env.reset(key, params)
     return typed(env, obs), jax.tree.map(_strong, state)
@@ -123,13 +167,22 @@ def tells_truncation(env: Any, params: Any) -> bool:
     """Whether `step` tells a time limit from a termination (six values) or not (the older five)."""
     key = jax.random.key(0)
     _, state = jax.eval_shape(env.reset, key, params)
-    action = jax.ShapeDtypeStruct((), jnp.int32)
+    space = action_space(env)
+    action = jax.ShapeDtypeStruct(space.shape, jnp.float32 if isinstance(space, spaces.Box) else jnp.int32)
     return len(jax.eval_shape(env.step, key, state, action, params)) == 6
 
 
-def typed(env: Any, obs: Any) -> Array:
+def typed(env: Any, obs: Any) -> Any:
     """Indices as int32, boxes as float32, whatever dtype the environment emits or declares."""
-    return jnp.asarray(obs, jnp.int32 if num_observations(env) is not None else jnp.float32)
+    return _typed(observation_space(env), obs)
+
+
+def _typed(space: Any, obs: Any) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: _typed(part, obs[name]) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_typed(part, value) for part, value in _parts(space, obs))
+    return jnp.asarray(obs, jnp.int32 if isinstance(space, spaces.Discrete) else jnp.float32)
 
 
 def _strong(x: Any, like: Any = None) -> Array:
