@@ -12,7 +12,7 @@ from jax import Array
 
 from purejaxppo.config import Config
 from purejaxppo.distributions import Categorical, Distribution
-from purejaxppo.environments import TabularModel, interface, make, tabulate
+from purejaxppo.environments import TabularModel, interface, is_tabular, make, tabulate
 from purejaxppo.fields import ConfigError
 from purejaxppo.losses import Batch
 from purejaxppo.networks import ActorCritic, Recurrent, RecurrentActorCritic, Shape
@@ -72,6 +72,11 @@ def environment(config: Config) -> tuple[Any, Any]:
     """The environment and its parameters."""
     env = make(config.env)
     return env, env.default_params if config.env_params is None else config.env_params
+
+
+def knows_optimum(config: Config) -> bool:
+    """Whether the policy can be compared with the exact solution: the model is known, and the state says it all."""
+    return is_tabular(make(config.env)) and not is_recurrent(config)
 
 
 def tabular_model(config: Config) -> TabularModel:

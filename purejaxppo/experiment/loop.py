@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo.acting import knows_optimum
 from purejaxppo.config import Config
-from purejaxppo.environments import is_tabular, make
 from purejaxppo.evaluation import evaluate, optimality
 from purejaxppo.experiment import checkpoints, files, logs
 from purejaxppo.experiment.files import CHECKPOINTS, REPORT
@@ -290,7 +290,7 @@ def _evaluate(
             episodes = evaluate(config, state, key, num_episodes=num_episodes, greedy=name == "greedy")
             values[f"{name}_return"] = jnp.mean(episodes.episode_return)
             values[f"{name}_length"] = jnp.mean(episodes.episode_length, dtype=jnp.float32)
-        return values | (optimality(config, state)._asdict() if is_tabular(make(config.env)) else {})
+        return values | (optimality(config, state)._asdict() if knows_optimum(config) else {})
 
     return (jax.vmap(one) if is_many else one)(state, key)
 
