@@ -7,11 +7,19 @@ from purejaxppo import planning
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
-from purejaxppo.distributions import Categorical
-from purejaxppo.environments import Environment, GridWorld, GridWorldParams, RandomGridWorld, RandomGridWorldParams
-from purejaxppo.evaluation import act, evaluate, optimality
+from purejaxppo.distributions import Categorical, DiagGaussian, Distribution, MultiCategorical, TanhGaussian
+from purejaxppo.environments import (
+    Environment,
+    GridWorld,
+    GridWorldParams,
+    MultiDiscrete,
+    RandomGridWorld,
+    RandomGridWorldParams,
+)
+from purejaxppo.evaluation import act, act_with_memory, evaluate, optimality
 from purejaxppo.fields import ConfigError
 from purejaxppo.losses import Batch, explained_variance, ppo_loss
+from purejaxppo.networks import Recurrent
 from purejaxppo.ppo import TrainState, init, train, update
 from purejaxppo.presets import preset
 from purejaxppo.shuffling import random_permutation
@@ -21,13 +29,20 @@ __all__ = [
     "Categorical",
     "Config",
     "ConfigError",
+    "DiagGaussian",
+    "Distribution",
     "Environment",
     "GridWorld",
     "GridWorldParams",
+    "MultiCategorical",
+    "MultiDiscrete",
     "RandomGridWorld",
     "RandomGridWorldParams",
+    "Recurrent",
+    "TanhGaussian",
     "TrainState",
     "act",
+    "act_with_memory",
     "describe",
     "evaluate",
     "explained_variance",

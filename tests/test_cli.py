@@ -42,9 +42,19 @@ def test_a_map_file_with_parameters(capsys, tmp_path):
 
 
 def test_flags_reach_the_configuration():
-    flags = ["--env=CartPole-v1", "--lr", "0.1", "--no-anneal-lr", "--hidden-sizes", "3", "5", "--activation", "relu"]
+    flags = [
+        "--env=CartPole-v1",
+        "--lr",
+        "0.1",
+        "--lr-schedule=cosine",
+        "--hidden-sizes",
+        "3",
+        "5",
+        "--activation",
+        "relu",
+    ]
     config, seeds = parse(["train", *flags, "--num-seeds", "2", "--seed", "9"])
-    assert (config.env, config.lr, config.anneal_lr) == ("CartPole-v1", 0.1, False)
+    assert (config.env, config.lr, config.lr_schedule) == ("CartPole-v1", 0.1, "cosine")
     assert (config.hidden_sizes, config.activation) == ((3, 5), "relu")
     assert (seeds.num_seeds, seeds.seed) == (2, 9)
     config, seeds = parse(["train"])
@@ -66,7 +76,7 @@ def test_flags_reach_the_configuration():
         (["train", "--num-minibatches", "7"], "num_minibatches=7: must be a divisor"),
         (["train", "--total-timesteps", "1"], "total_timesteps=1: must be at least"),
         (["train", "--env", "GridWorld-tresure"], "did you mean 'GridWorld-treasure'?"),
-        (["train", "--env", "Pendulum-v1"], "must have discrete actions"),
+        (["train", "--env", "CartPole-v1", "--network", "cnn"], "network='cnn': must be for images"),
         (["train", "--env", "missing.txt"], "missing.txt"),
         (["train", "--env-params", "slp=1"], "did you mean 'slip'?"),
         (["train", "--env-params", "slip=x"], "must be name=number"),

@@ -27,7 +27,7 @@ def swept(tmp_path_factory):
     ("pair", "values"),
     [
         ("lr=1e-3,2", [1e-3, 2]),
-        ("anneal_lr=true,false", [True, False]),
+        ("clip_value=true,false", [True, False]),
         ("hidden_sizes=[64],[64,32]", [[64], [64, 32]]),
         ("activation=tanh,relu", ["tanh", "relu"]),
         ("env=CartPole-v1", ["CartPole-v1"]),

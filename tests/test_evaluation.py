@@ -39,7 +39,7 @@ def test_every_episode_counts_once_however_long():
 
 def test_greedy_episodes_follow_the_mode(state):
     env = GridWorld("treasure")
-    best = np.asarray(policy_table(CONFIG, state.params).action.mode())
+    best = np.asarray(policy_table(CONFIG, state.agent).action.mode())
     prize = {"M": 5, "m": 4, "D": -5}
     possible = set()
     for cell in env.map.starts:
@@ -77,7 +77,7 @@ def test_random_numbers_differ_from_those_of_training(state):
     # And so the first cells are others than those of as many training environments from the same key.
     config = CONFIG.replace(num_envs=64, env_params=GridWorldParams(max_steps_in_episode=1))
     trained_from = np.asarray(init(config, KEY).runners.obs)
-    best = np.asarray(policy_table(config, state.params).action.mode())
+    best = np.asarray(policy_table(config, state.agent).action.mode())
     prize = {"M": 5, "m": 4, "D": -5}
     env = GridWorld("treasure")
     first_rewards = [
@@ -110,11 +110,11 @@ def test_act_takes_one_observation_or_any_batch(state):
     assert act(CONFIG, state, 5).shape == ()
     assert act(CONFIG, state, 5) == actions[5]
     np.testing.assert_array_equal(act(CONFIG, state, cells[:30].reshape(5, 6)), actions[:30].reshape(5, 6))
-    np.testing.assert_array_equal(actions, policy_table(CONFIG, state.params).action.mode())
+    np.testing.assert_array_equal(actions, policy_table(CONFIG, state.agent).action.mode())
 
 
 def test_act_with_a_key_samples_the_policy(state):
-    table = policy_table(CONFIG, state.params)
+    table = policy_table(CONFIG, state.agent)
     cell = int(np.argmax(table.action.entropy))
     actions = np.asarray(act(CONFIG, state, jnp.full(20_000, cell), KEY))
     share = np.bincount(actions, minlength=4) / 20_000

@@ -202,7 +202,7 @@ def test_tracers_pass():
     ("cls", "name"),
     [
         *((Small, name) for name in ("size", "color", "flag")),
-        *((Config, name) for name in ("num_envs", "anneal_lr", "env", "hidden_sizes")),
+        *((Config, name) for name in ("num_envs", "clip_value", "env", "hidden_sizes")),
     ],
 )
 def test_a_tracer_for_a_static_field_is_refused(cls, name):
@@ -218,7 +218,7 @@ def test_a_tracer_for_a_static_field_is_refused(cls, name):
 def test_leaves_are_the_traced_fields():
     paths = jax.tree_util.tree_leaves_with_path(Small())
     assert {jax.tree_util.keystr(path): leaf for path, leaf in paths} == {f".{k}": v for k, v in TRACED.items()}
-    assert jax.tree.leaves(Config()) == [2.5e-4, 0.99, 0.95, 0.2, 0.5, 0.01, 0.5]
+    assert jax.tree.leaves(Config()) == [2.5e-4, 0.0, 0.99, 0.95, 0.2, 0.0, 0.5, 0.01, 0.0, 0.5]
     params = GridWorldParams(slip=0.25)
     with_params = Config(env="GridWorld-cliff", env_params=params)
     assert jax.tree.leaves(with_params) == jax.tree.leaves(params) + jax.tree.leaves(Config())
@@ -355,7 +355,6 @@ def test_every_field_says_what_it_is(cls):
         ("num_epochs", 0, "an integer >= 1"),
         ("num_minibatches", "4", "an integer >= 1"),
         ("activation", "gelu", "one of 'tanh', 'relu'"),
-        ("anneal_lr", 1, "True or False"),
         ("normalize_advantage", None, "True or False"),
         ("clip_value", "no", "True or False"),
         ("lr", 0.0, "a finite number > 0"),

@@ -12,12 +12,15 @@ BASE = Config(num_envs=4, num_steps=8, total_timesteps=64)
 
 
 def test_every_combination_in_order_with_its_name():
-    found = combinations(BASE, {"lr": [0.1, 0.25], "hidden_sizes": [(4,), [5, 6]], "anneal_lr": (True, False)})
+    found = combinations(BASE, {"lr": [0.1, 0.25], "hidden_sizes": [(4,), [5, 6]], "clip_value": (True, False)})
     assert found == [
-        (f"lr={lr}, hidden_sizes={text}, anneal_lr={anneal}", BASE.replace(lr=lr, hidden_sizes=sizes, anneal_lr=anneal))
+        (
+            f"lr={lr}, hidden_sizes={text}, clip_value={clip}",
+            BASE.replace(lr=lr, hidden_sizes=sizes, clip_value=clip),
+        )
         for lr in (0.1, 0.25)
         for sizes, text in (((4,), "(4,)"), ((5, 6), "[5, 6]"))
-        for anneal in (True, False)
+        for clip in (True, False)
     ]
 
 

@@ -47,15 +47,15 @@ def assert_trains(config):
         assert metrics[name].shape == (2,)
         assert np.all(np.isfinite(metrics[name])), name
     assert np.all(metrics["num_skipped"] == 0)
-    assert np.all(metrics["entropy"] > 0)
+    assert np.all(metrics["entropy"] != 0)
     assert np.all(metrics["grad_norm"] > 0)
     assert state.num_updates == 2
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
     return state, metrics
 
 
-@pytest.mark.parametrize("env_id", DISCRETE)
-def test_trains_on_every_environment_with_discrete_actions(env_id):
+@pytest.mark.parametrize("env_id", DISCRETE + CONTINUOUS)
+def test_trains_on_every_environment(env_id):
     assert_trains(Config(env=env_id, **SMALL))
 
 
@@ -63,12 +63,6 @@ def test_the_list_of_environments_is_complete():
     assert {"CartPole-v1", "Breakout-MinAtar", "FrozenLake-misc", "RandomGridWorld", "GridWorld-maze"} <= set(DISCRETE)
     assert len(DISCRETE) >= 26
     assert set(CONTINUOUS + DOWNLOADS) < set(gymnax.registered_envs)
-
-
-@pytest.mark.parametrize("env_id", CONTINUOUS)
-def test_continuous_actions_are_refused_by_name(env_id):
-    with pytest.raises(ConfigError, match=rf"{env_id}.*discrete actions"):
-        Config(env=env_id)
 
 
 class Counter(NamedTuple):
@@ -152,7 +146,7 @@ def transitions_of(config):
 
     def run(config, key):
         state = init(config, key)
-        return rollout(config, state.params, state.runners, state.key)[1]
+        return rollout(config, state.agent, state.runners, state.key)[1]
 
     return jax.device_get(quickly(run, config, jax.random.key(0)))
 
@@ -273,8 +267,8 @@ def test_unknown_id_suggests_the_nearest():
 
 
 def test_other_spaces_are_refused():
-    env = SixValues(space=spaces.Dict({"a": spaces.Discrete(2)}))
-    with pytest.raises(ConfigError, match=r"Odd.*Discrete or Box"):
+    env = SixValues(space=spaces.Space())
+    with pytest.raises(ConfigError, match=r"Odd.*Discrete, Box, Dict or Tuple"):
         Config(env=env)
 
 

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
+from gymnax.environments import spaces
 
-from purejaxppo.networks import ActorCritic, Layer, orthogonal, orthogonal_kernels, product
+from purejaxppo.networks import ActorCritic, Layer, Shape, orthogonal, orthogonal_kernels, product
 
 NUM_DRAWS = 4000
 
@@ -100,17 +102,32 @@ def test_reflections_are_as_frequent_as_rotations():
     assert scipy.stats.binomtest(int(np.sum(determinants > 0)), NUM_DRAWS).pvalue > 1e-3
 
 
-def network(hidden_sizes=(16, 8), activation="tanh", num_categories=10):
-    return ActorCritic(4, hidden_sizes, activation, num_categories)
+PLAIN = Shape(
+    action_space=spaces.Discrete(4),
+    num_categories=10,
+    channels=(),
+    hidden_sizes=(16, 8),
+    activation="tanh",
+    layer_norm=False,
+    is_recurrent=False,
+    shared_torso=False,
+    squash_actions=False,
+    dtype="float32",
+)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _init(module, key, x):
-    return module.init(key, x)
+def network(hidden_sizes=(16, 8), **changes):
+    return ActorCritic(PLAIN._replace(hidden_sizes=hidden_sizes, **changes))
 
 
 def init(module, x=0, seed=0):
-    return _init(module, jax.random.key(seed), jnp.asarray(x))
+    return jax.jit(module.init)(jax.random.key(seed), jnp.asarray(x))
+
+
+def outputs(module, params, x):
+    """`(log_probs, value)`."""
+    distribution, value = module.apply(params, x)
+    return distribution.log_probs, value
 
 
 def randomized(params):
@@ -119,7 +136,10 @@ def randomized(params):
 
 
 def towers(params):
-    return params["params"]["towers"]
+    """The layers of both networks, from the input to the head."""
+    networks = params["params"]["networks"]
+    heads = {"policy": networks.policy, "value": networks.value}
+    return {name: [*torso.hidden, head] for (name, head), torso in zip(heads.items(), networks.torsos, strict=True)}
 
 
 def test_initial_parameters():
@@ -160,7 +180,7 @@ def test_an_integer_stands_for_a_one_hot_vector(hidden_sizes):
         np.testing.assert_array_equal(a, b)
     params = randomized(init(net))
     for x in range(10):
-        for a, b in zip(net.apply(params, jnp.array(x)), net.apply(params, jax.nn.one_hot(x, 10)), strict=True):
+        for a, b in zip(outputs(net, params, jnp.array(x)), outputs(net, params, jax.nn.one_hot(x, 10)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -171,31 +191,31 @@ def test_a_batch_is_its_samples(x):
     net = network()
     params = randomized(init(net))
     with jax.numpy_rank_promotion("allow"):
-        logits, value = net.apply(params, jnp.asarray(x))
+        logits, value = outputs(net, params, jnp.asarray(x))
     assert (logits.shape, value.shape) == ((2, 3, 4), (2, 3))
     for index in np.ndindex(2, 3):
-        one_logits, one_value = net.apply(params, jnp.asarray(x[index]))
+        one_logits, one_value = outputs(net, params, jnp.asarray(x[index]))
         assert (one_logits.shape, one_value.shape) == ((4,), ())
         np.testing.assert_allclose(logits[index], one_logits, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(value[index], one_value, rtol=1e-5, atol=1e-6)
 
 
 def test_is_the_composition_of_its_layers():
-    net = network((16, 8), "tanh")
+    net = network()
     params = randomized(init(net))
     x = np.random.default_rng(1).normal(size=10)
-    logits, value = net.apply(params, jnp.asarray(x, jnp.float32))
-    for name, output in [("policy", logits), ("value", value[None])]:
+    log_probs, value = outputs(net, params, jnp.asarray(x, jnp.float32))
+    for name, output, finish in [("policy", log_probs, scipy.special.log_softmax), ("value", value[None], lambda x: x)]:
         (k0, b0), (k1, b1), (k2, b2) = jax.tree.map(np.float64, towers(params)[name])
         hidden = np.tanh(np.tanh(x @ k0 + b0) @ k1 + b1)
-        np.testing.assert_allclose(output, hidden @ k2 + b2, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(output, finish(hidden @ k2 + b2), rtol=1e-5, atol=1e-6)
 
 
 def test_towers_are_independent():
     net = network()
     params = randomized(init(net))
     x = jnp.asarray(np.random.default_rng(0).normal(size=10), jnp.float32)
-    of_logits = towers(jax.grad(lambda params: net.apply(params, x)[0][1])(params))
+    of_logits = towers(jax.grad(lambda params: outputs(net, params, x)[0][1])(params))
     of_value = towers(jax.grad(lambda params: net.apply(params, x)[1])(params))
     for own, other, name in [(of_logits, of_value, "policy"), (of_value, of_logits, "value")]:
         assert len(jax.tree.leaves(own[name])) == 6
@@ -210,14 +230,14 @@ def test_without_hidden_layers_it_is_a_table():
     params = randomized(init(net))
     (policy,), (critic,) = towers(params)["policy"], towers(params)["value"]
     for x in range(10):
-        logits, value = net.apply(params, jnp.array(x))
-        np.testing.assert_array_equal(logits, policy.kernel[x] + policy.bias)
+        log_probs, value = outputs(net, params, jnp.array(x))
+        np.testing.assert_allclose(log_probs, jax.nn.log_softmax(policy.kernel[x] + policy.bias), rtol=1e-5)
         np.testing.assert_array_equal(value, critic.kernel[x, 0] + critic.bias[0])
 
 
 def test_activations_differ():
     params = randomized(init(network()))
-    tanh, relu = (network(activation=name).apply(params, jnp.array(3)) for name in ("tanh", "relu"))
+    tanh, relu = (outputs(network(activation=name), params, jnp.array(3)) for name in ("tanh", "relu"))
     assert not np.allclose(tanh[0], relu[0])
     assert not np.allclose(tanh[1], relu[1])
     # A relu network without biases is positively homogeneous, a tanh network is not.

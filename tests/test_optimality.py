@@ -54,7 +54,7 @@ def state():
 def expected_optimality(config, state, greedy):
     """All fields in double precision, from a table of what the networks say."""
     model = reference.in_numpy(acting.tabular_model(config))
-    table = acting.policy_table(config, state.params)
+    table = acting.policy_table(config, state.agent)
     policy, critic = np.exp(np.float64(table.action.log_probs)), np.float64(table.value)
     mode = policy.argmax(axis=1)
     horizon = acting.environment(config)[1].max_steps_in_episode
@@ -92,7 +92,7 @@ def test_some_states_are_out_of_reach_and_some_choices_are_wrong(state):
 def test_episodes_return_what_is_expected(state, config, greedy):
     state = state if config is CONFIG else init(config, KEY)
     model = acting.tabular_model(config)
-    policy, _ = acting.policy_in(config, state.params, model)
+    policy, _ = acting.policy_in(config, state.agent, model)
     if greedy:
         policy = jax.nn.one_hot(jnp.argmax(policy, axis=1), 4)
     exact = planning.expected_return(model, policy, acting.environment(config)[1].max_steps_in_episode)
@@ -160,14 +160,11 @@ TABLE = CONFIG.replace(hidden_sizes=(), gamma=1.0, env_params=GridWorldParams(mo
 def drawn(config, logits, value):
     """A state whose networks say just this of each cell."""
     state = init(config, KEY)
-    towers = state.params["params"]["towers"]
-    (policy,), (critic,) = towers["policy"], towers["value"]
-    assert policy.kernel.shape == logits.shape
-    new = {
-        "policy": [policy._replace(kernel=jnp.asarray(logits, jnp.float32))],
-        "value": [critic._replace(kernel=jnp.asarray(value, jnp.float32)[:, None])],
-    }
-    return state._replace(params={"params": {"towers": new}})
+    networks = state.params["params"]["networks"]
+    assert networks.policy.kernel.shape == logits.shape
+    policy = networks.policy._replace(kernel=jnp.asarray(logits, jnp.float32))
+    critic = networks.value._replace(kernel=jnp.asarray(value, jnp.float32)[:, None])
+    return state._replace(params={"params": {"networks": networks._replace(policy=policy, value=critic)}})
 
 
 def test_the_best_policy_and_its_critic_are_faultless():
@@ -243,7 +240,7 @@ def test_exact_return_is_that_of_the_sampled_policy_after_each_update():
     state = init(config, KEY)
     for i in range(config.num_updates):
         state, now = update(config, state)
-        policy, _ = acting.policy_in(config, state.params, model)
+        policy, _ = acting.policy_in(config, state.agent, model)
         expected = planning.expected_return(model, policy, SLIP.max_steps_in_episode).episode_return
         np.testing.assert_allclose(now["expected_return"], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(metrics["expected_return"][i], expected, rtol=1e-3, atol=1e-3)
@@ -299,7 +296,7 @@ def discounted_until(model, policy, horizon, gamma):
 
 def learned_critic(config):
     state, _ = trained(config)
-    return acting.policy_in(config, state.params, acting.tabular_model(config))
+    return acting.policy_in(config, state.agent, acting.tabular_model(config))
 
 
 def assert_critic_has_no_time_limit(config):

@@ -66,7 +66,8 @@ def samples():
         return batch, learn(CONFIG, state, batch, key_learn)[0]
 
     batch, params = experience(state)
-    old, new = (np.asarray(policy_table(CONFIG, p).action.log_probs, float) for p in (state.params, params))
+    agents = state.agent, state.agent._replace(params=params)
+    old, new = (np.asarray(policy_table(CONFIG, agent).action.log_probs, float) for agent in agents)
     at = np.asarray(batch.obs), np.asarray(batch.action)
     return state, np.exp(new[at] - old[at]), np.asarray(standardize(batch.advantage), float)
 

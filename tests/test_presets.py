@@ -33,7 +33,7 @@ def test_serrano_is_the_videos_setting():
     env = make(config.env)
     row, column = np.asarray(jax.vmap(env.features)(jnp.arange(31))).T
     np.testing.assert_allclose(np.stack([row, column], axis=1), 2 * env.map.position / 5 - 1, atol=1e-6)
-    assert interface.num_actions(env) == 4
+    assert interface.action_space(env).n == 4
 
 
 def test_fields_can_be_changed():
@@ -117,7 +117,9 @@ WRITTEN = {
         num_minibatches=1,
         hidden_sizes=(),
         activation="relu",
-        anneal_lr=False,
+        lr_schedule="cosine",
+        lr_end=1e-5,
+        target_kl=0.02,
         normalize_advantage=np.bool_(False),
         clip_value=True,
         lr=jnp.float32(0.1),

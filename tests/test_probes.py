@@ -19,7 +19,7 @@ def learn(env):
     state, _ = train(config, jax.random.key(0))
 
     def value(obs):
-        return evaluate_networks(config, state.params, jnp.float32([[obs]])).value.item()
+        return evaluate_networks(config, state.agent, jnp.float32([[obs]]))[0].value.item()
 
     def best(obs):
         return int(act(config, state, jnp.float32([obs])))
@@ -67,5 +67,5 @@ def test_truncation_is_bootstrapped(gae_lambda):
         hidden_sizes=(16,),
     )
     state, _ = train(config, jax.random.key(0))
-    value = evaluate_networks(config, state.params, jnp.zeros((1, 1))).value[0]
+    value = evaluate_networks(config, state.agent, jnp.zeros((1, 1)))[0].value[0]
     np.testing.assert_allclose(value, 1 / (1 - GAMMA), rtol=0.03)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from purejaxppo.cli.flags import flags_type
 from purejaxppo.environments import check, is_tabular, make
+from purejaxppo.environments.interface import action_space, observation_space
 from purejaxppo.fields import ConfigError
 
 HELP = """List the environments that can be trained on, with what an agent sees and how many actions it has.
@@ -39,8 +40,12 @@ def _line(env_id: str) -> str | None:
         check(env, None)
     except (ConfigError, OSError):
         return None
-    space = env.observation_space(env.default_params)
-    shape = " x ".join(map(str, space.shape))
-    seen = f"one of {space.n}" if isinstance(space, spaces.Discrete) else f"{shape} numbers"
-    actions = env.action_space(env.default_params).n
+    seen, actions = _words(observation_space(env)), _words(action_space(env))
     return f"{env_id:<32} {seen:<20} {actions}{', optimum known' if is_tabular(env) else ''}"
+
+
+def _words(space: Any) -> str:
+    """A space in words."""
+    if isinstance(space, spaces.Discrete):
+        return f"one of {space.n}"
+    return f"{' x '.join(map(str, space.shape))} numbers"

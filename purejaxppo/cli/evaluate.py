@@ -5,9 +5,9 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from purejaxppo.acting import knows_optimum
 from purejaxppo.cli import runs, summary
 from purejaxppo.cli.flags import SEED, flag, flags_type
-from purejaxppo.environments import is_tabular, make
 from purejaxppo.fields import COUNT, check_static
 
 HELP = """Play whole episodes with the agents of a run, and compare with the optimum where it is known.
@@ -41,5 +41,5 @@ def main(flags: Any) -> None:
         returns = summary.play(config, state, jax.random.key(seed), num_episodes, greedy=greedy)
         console.print(f"{name:<18} {summary.spread(returns)}")
     console.print(f"                   over agents, each the mean of the same {num_episodes:,} episodes")
-    if is_tabular(make(config.env)):
+    if knows_optimum(config):
         console.print(summary.distance_from_optimum(summary.exactly(config, state)))

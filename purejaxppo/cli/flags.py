@@ -47,7 +47,11 @@ def flag(name: str, kind: Any, default: Any, text: str) -> Flag:
 def settings_flags(settings: type[Settings], **defaults: Any) -> list[Flag]:
     """A flag for each field."""
     # What tyro cannot read off the default's type.
-    kinds: dict[str, Any] = {"env_params": tuple[str, ...], "hidden_sizes": tuple[int, ...]}
+    kinds: dict[str, Any] = {
+        "env_params": tuple[str, ...],
+        **dict.fromkeys(("hidden_sizes", "channels"), tuple[int, ...]),
+        **dict.fromkeys(("target_kl", "dual_clip", "huber_delta"), float),
+    }
     flags = []
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         default = defaults.get(field.name, field.default)

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
+from purejaxppo.acting import knows_optimum
 from purejaxppo.cli.summary import Verdict
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
@@ -66,7 +67,7 @@ def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Pat
     """What one agent learned beside the exact solution, on a gridworld."""
     from purejaxppo.experiment import plots
 
-    if isinstance(make(config.env), GridWorld):
+    if isinstance(make(config.env), GridWorld) and knows_optimum(config):
         plots.gridworld(config, _median(state, verdict)).savefig(directory / "map.png")
 
 

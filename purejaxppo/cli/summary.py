@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from purejaxppo.acting import policy_table
+from purejaxppo.acting import knows_optimum, policy_table
 from purejaxppo.config import Config
-from purejaxppo.environments import GridWorld, is_tabular, make
+from purejaxppo.environments import GridWorld, make
 from purejaxppo.evaluation import Optimality, act, evaluate, optimality
 from purejaxppo.experiment.terminal import draw_map
 from purejaxppo.ppo import TrainState
@@ -40,7 +40,7 @@ def judge(config: Config, state: TrainState, keys: Array) -> Verdict:
         state: `[num_seeds]`.
         keys: with which they were trained, `[num_seeds]`.
     """
-    if is_tabular(make(config.env)):
+    if knows_optimum(config):
         exact = exactly(config, state)
         return Verdict(np.asarray(exact.expected_return), exact)
     key = jax.random.fold_in(keys[0], SUMMARY)
@@ -102,7 +102,7 @@ def distance_from_optimum(exact: Optimality) -> str:
 
 def _picture(config: Config, env: GridWorld, state: TrainState, width: int) -> Any:
     """The map with the mean value over seeds and the move that most seeds prefer."""
-    table = jax.jit(jax.vmap(lambda state: policy_table(config, state.params)))(state)
+    table = jax.jit(jax.vmap(lambda state: policy_table(config, state.agent)))(state)
     cells = jnp.arange(len(env.map.symbol))
     actions = jax.vmap(lambda state: act(config, state, cells))(state)
     votes = np.asarray(jnp.sum(jax.nn.one_hot(actions, env.num_actions), axis=0))

@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo.acting import knows_optimum
 from purejaxppo.config import Config
-from purejaxppo.environments import is_tabular, make
 from purejaxppo.evaluation import evaluate, optimality
 from purejaxppo.experiment import checkpoints, files, logs
 from purejaxppo.experiment.files import CHECKPOINTS, REPORT
-from purejaxppo.fields import COUNT, NON_NEGATIVE, Allowed, Settings, static
+from purejaxppo.fields import COUNT, NON_NEGATIVE, WHOLE, Settings, static
 from purejaxppo.ppo import Metrics, TrainState, init, update
 
 EVALUATION = 0x72756E  # folded into a run's key, for random numbers that training never draws
@@ -47,9 +47,7 @@ class Schedule(Settings):
         ConfigError: a field is unknown or its value is not allowed.
     """
 
-    num_evaluations: int = static(
-        10, "evaluations, evenly over the run; 0 for none", Allowed("an integer >= 0", lambda x: x >= 0, integer=True)
-    )
+    num_evaluations: int = static(10, "evaluations, evenly over the run; 0 for none", WHOLE)
     evaluation_episodes: int = static(32, "episodes per agent of an evaluation, greedy, and as many sampled", COUNT)
     checkpoint_seconds: float = static(60.0, "seconds between checkpoints; one is always made at the end", NON_NEGATIVE)
     keep_checkpoints: int = static(3, "newest checkpoints that are kept, beside the one with the best return", COUNT)
@@ -292,7 +290,7 @@ def _evaluate(
             episodes = evaluate(config, state, key, num_episodes=num_episodes, greedy=name == "greedy")
             values[f"{name}_return"] = jnp.mean(episodes.episode_return)
             values[f"{name}_length"] = jnp.mean(episodes.episode_length, dtype=jnp.float32)
-        return values | (optimality(config, state)._asdict() if is_tabular(make(config.env)) else {})
+        return values | (optimality(config, state)._asdict() if knows_optimum(config) else {})
 
     return (jax.vmap(one) if is_many else one)(state, key)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo import environments
+from purejaxppo.acting import knows_optimum
 from purejaxppo.config import Config
 from purejaxppo.evaluation import evaluate, optimality
 from purejaxppo.experiment import batches, grids
@@ -128,7 +128,7 @@ def score(config: Config, state: TrainState, key: Array) -> Array:
 
     It is exact where the environment's model is known, and otherwise the mean of 128 episodes drawn with `key`.
     """
-    if environments.is_tabular(environments.make(config.env)):
+    if knows_optimum(config):
         return optimality(config, state).expected_return
     return jnp.mean(evaluate(config, state, key, num_episodes=EVALUATION_EPISODES).episode_return)
 

@@ -60,7 +60,11 @@ def dumps(config: Config) -> str:
         ConfigError: a field is an array, or the environment is an object that only a program can make.
     """
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    values = {name: _plain(name, value) for name, value in fields.items() if name not in ("env", "env_params")}
+    values = {
+        name: _plain(name, value)
+        for name, value in fields.items()
+        if name not in ("env", "env_params") and value is not None
+    }
     values["env"] = config.env if isinstance(config.env, str) else _environment_table(config.env)
     if config.env_params is not None:
         values["env_params"] = _params_table(config.env_params, environments.make(config.env).default_params)
