@@ -107,7 +107,10 @@ def test_every_environment_can_be_carried(env):
     obs, state = jax.eval_shape(functools.partial(interface.reset, env), jax.random.key(0), params)
     action = jax.ShapeDtypeStruct((env.num_actions,), jnp.float32)
     step = jax.eval_shape(functools.partial(interface.step, env), jax.random.key(0), state, action, params)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), step.state) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert jax.tree.structure(step.state) == jax.tree.structure(state)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(step.state)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(state)
+    ]
     assert obs.shape == step.next_obs.shape == env.observation_space().shape
     assert (step.reward.shape, step.reward.dtype) == ((), jnp.float32)
     assert env.action_space().shape == (env.suite.action_size,)

@@ -104,7 +104,10 @@ def test_every_environment_can_be_carried(name):
     obs, state = jax.eval_shape(functools.partial(interface.reset, env), jax.random.key(0), params)
     action = jax.ShapeDtypeStruct((), jnp.int32)
     step = jax.eval_shape(functools.partial(interface.step, env), jax.random.key(0), state, action, params)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), step.state) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert jax.tree.structure(step.state) == jax.tree.structure(state)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(step.state)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(state)
+    ]
     assert obs.shape == step.next_obs.shape == env.observation_space().shape
     # What navix renders from would take the most memory by far.
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 20 * obs.size

@@ -39,8 +39,8 @@ class BraxEnv(Environment):
 
     Tested with brax 0.14.2 (mujoco 4.0.0, mujoco-mjx 3.17.0) on Python 3.11 and JAX 0.10.2.
 
-    Actions are boxes in [-1, 1], which brax scales to its actuators. Brax limits what an actuator does, but not what
-    its reward charges for an action outside the box.
+    Actions are boxes in [-1, 1], which brax scales to its actuators. An action outside must be clipped before: brax
+    limits what an actuator does, but not what the reward charges for it.
 
     - Reset: on the step that ends an episode, to a new initial state. Brax's AutoResetWrapper instead returns to the
       first initial state of each environment for ever, which is cheaper: here every step pays for a reset.
