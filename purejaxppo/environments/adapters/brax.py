@@ -47,12 +47,13 @@ class BraxEnv(Environment):
     - Truncation: brax has no time limit of its own; steps are counted, and `max_steps_in_episode` truncates. Where a
       robot falls on the last step both flags are set, and the termination counts.
     - Lost: brax's EpisodeWrapper can repeat actions and sums its metrics over an episode; the metrics of a single
-      step are in `info`. `fast`, which brax tests itself with, is left out. `swimmer` needs the backend "mjx": the
-      others call `jnp.clip` with an argument that JAX no longer has.
+      step are in `info`. `fast`, which brax tests itself with, is left out. `swimmer` fails in brax 0.14.2, which
+      there calls `jnp.clip` with an argument that JAX no longer has.
 
     Attributes:
         env_name: as brax registers it, such as "ant".
-        backend: brax's physics, one of "generalized" (brax's own default), "mjx", "positional", "spring".
+        backend: brax's physics, one of "generalized" (brax's own default), "mjx", "positional", "spring"; brax
+            raises ValueError where an environment cannot run on it.
 
     Raises:
         ConfigError: brax knows no such environment, or there is no such backend.
@@ -122,7 +123,9 @@ def make(name: str) -> BraxEnv:
 
 @functools.cache
 def _load(env_name: str, backend: str) -> Any:
-    return envs.get_environment(env_name, backend=backend)
+    # Its arrays are kept for later programs, so they must be none of the program that is being traced.
+    with jax.ensure_compile_time_eval():
+        return envs.get_environment(env_name, backend=backend)
 
 
 @functools.cache

@@ -116,4 +116,6 @@ def make(name: str) -> NavixEnv:
 
 @functools.cache
 def _load(env_name: str) -> Any:
-    return navix.make(env_name, disable_autoreset=True)
+    # Its arrays are kept for later programs, so they must be none of the program that is being traced.
+    with jax.ensure_compile_time_eval():
+        return navix.make(env_name, disable_autoreset=True)
