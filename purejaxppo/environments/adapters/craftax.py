@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from craftax.craftax_env import make_craftax_env_from_name
@@ -124,6 +123,4 @@ def make(name: str) -> CraftaxEnv:
 
 @functools.cache
 def _load(env_name: str) -> Any:
-    # Its module's arrays are kept for later programs, so they must be none of the program that is being traced.
-    with jax.ensure_compile_time_eval():
-        return make_craftax_env_from_name(env_name, auto_reset=False)
+    return make_craftax_env_from_name(env_name, auto_reset=False)
