@@ -64,7 +64,7 @@ def end_of(flags):
 def test_steps_are_those_of_brax():
     (obs, _), steps, raw_obs, (raw_obs_after, raw_reward, raw_done) = played(1.0, 1000)
     end = end_of(raw_done)
-    assert 2 < end < 12
+    assert 1 < end < 12
     np.testing.assert_array_equal(obs, raw_obs)
     np.testing.assert_allclose(steps.next_obs[:end], raw_obs_after[:end], rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(steps.reward[:end], raw_reward[:end])
