@@ -109,7 +109,13 @@ def test_every_environment_can_be_carried(name):
         (x.shape, x.dtype) for x in jax.tree.leaves(state)
     ]
     assert obs.shape == step.next_obs.shape == env.observation_space().shape
-    assert state.state.cache.patches.size == 0  # what navix renders from would take the most memory
+
+
+@pytest.mark.parametrize("name", [EMPTY, "Navix-MultiRoom-N6-v0"])
+def test_pictures_are_not_carried(name):
+    env = adapter.make(name)
+    state = jax.eval_shape(functools.partial(interface.reset, env), jax.random.key(0), env.default_params)[1]
+    assert state.state.cache.patches.size == 0
 
 
 @pytest.mark.parametrize("name", [EMPTY, "Navix-ObstructedMaze-1Q-v0", "Navix-Playground-v0", "Navix-LavaGapS5-v0"])
