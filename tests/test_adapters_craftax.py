@@ -146,10 +146,8 @@ def test_trains():
 
 @pytest.mark.slow
 def test_the_classic_game_is_learned_in_part():
-    """A random policy gathers about 1 in an episode (of 22 achievements, each worth 1)."""
-    config = Config(env=f"craftax/{CLASSIC}", total_timesteps=2**16, num_envs=64, num_steps=32, lr=1e-3)
+    """A random policy gathers about 1.3 in an episode (of 22 achievements, each worth 1)."""
+    config = Config(env=f"craftax/{CLASSIC}", total_timesteps=2**15, num_envs=32, num_steps=32, lr=1e-3)
     _, metrics = train(config, jax.random.key(0))
-    returns = np.asarray(metrics["episode_return"])
-    print(returns.round(2))
-    assert np.nanmean(returns[-5:]) >= 2.0
-    assert np.nanmean(returns[:5]) <= 1.5
+    assert np.nanmean(metrics["episode_return"][:6]) <= 1.6
+    assert np.nanmean(metrics["episode_return"][-8:]) >= 2.4

@@ -42,8 +42,8 @@ class NavixEnv(Environment):
     - Truncation: navix's own, at `max_steps_in_episode`. Where the last step also terminates, navix says termination.
     - Randomness: navix draws from a key in its state, set at the reset; the key of a step is not used.
     - Lost: pictures. What navix draws them from, 192 bytes per cell, is not carried along but in `GoToDoor` and the
-      `Crossing`s, which insist on it. Neither the mission nor what the agent carries is in the observation, as in navix: `GoToDoor`, `GoToObject`,
-      `Fetch` and `PutNear` do not tell what they ask for.
+      `Crossing`s, which insist on it. Neither the mission nor what the agent carries is in the observation, as in
+      navix: `GoToDoor`, `GoToObject`, `Fetch` and `PutNear` do not tell what they ask for.
 
     Attributes:
         env_name: as navix registers it, such as "Navix-Empty-8x8-v0".
