@@ -20,6 +20,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (  # a preset, and what is chang
     ("asterix", {"reset_pool": 64}),
     ("random-gridworld", {"reset_pool": 256}),
 )
+HEADER = ["preset", "option", "time / without", "min", "max", "return", "without"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,7 @@ class Flags(measure.TimingFlags):
 def main(flags: Flags) -> None:
     """Compare every case with its preset as it is."""
     results = [compare(*case, flags) for case in (CASES[:1] if flags.quick else CASES)]
-    header = ["preset", "option", "time / without", "min", "max", "return", "without"]
-    measure.print_table(header, [cells(result) for result in results])
+    measure.print_table(HEADER, [cells(result) for result in results])
     measure.write_json(flags.json, {"machine": measure.machine(), "cases": results})
 
 
