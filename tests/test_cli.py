@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import pytest
 
 from purejaxppo import cli
@@ -58,6 +59,8 @@ def test_flags_reach_the_configuration():
     [
         ([], "subcommand"),
         (["nope"], "nope"),
+        (["--tyro-print-completion", "tcsh"], "--tyro-print-completion tcsh: must be one of bash, zsh, fish"),
+        (["--tyro-print-completion", "nope"], "must be one of bash, zsh, fish"),
         (["train", "--gama", "1"], "--gama"),
         (["train", "--lr"], "--lr"),
         (["train", "--lr", "abc"], "'abc'"),
@@ -83,6 +86,25 @@ def test_a_mistake_is_one_line_and_status_2_before_anything_compiles(argv, said,
     assert out == ""
     assert err.count("\n") == 1
     assert said in err
+
+
+@pytest.mark.parametrize("line", ["lr = {a = 1}", "lr = []", "num_envs = 'a'", "hidden_sizes = 3", "env = 3"])
+def test_a_preset_of_the_wrong_types_is_one_line(line, capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text(line)
+    assert cli.main(["train", "--preset", str(tmp_path / "mine.toml")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"purejaxppo: {line.split()[0]}=")
+
+
+def test_too_little_memory_is_one_line(capsys, monkeypatch):
+    def exhaust(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nmore")
+
+    monkeypatch.setattr(cli.train, "train_at_once", exhaust)
+    assert cli.main(["train", *SMALL]) == 2
+    expected = "purejaxppo: the memory does not suffice (RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.)\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_broken_map_is_one_line_with_its_place(capsys, tmp_path):

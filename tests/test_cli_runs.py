@@ -89,9 +89,10 @@ def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys):
     np.testing.assert_array_equal(jax.random.key_data(runs.load_key(tmp_path)), jax.random.key_data(seeds.keys))
 
 
-def test_silence(tmp_path, capsys):
-    assert main("train", *SMALL, *QUICK, "--silent", "--directory", tmp_path / "run") == 0
-    assert main("resume", tmp_path / "run", "--silent") == 0
+def test_silence_in_a_relative_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main("train", *SMALL, *QUICK, "--silent", "--directory", "deep/run") == 0
+    assert main("resume", "deep/run", "--silent") == 0
     assert main("train", *SMALL, "--silent") == 0
     assert capsys.readouterr() == ("", "")
 
@@ -123,6 +124,10 @@ def test_flags_reach_the_run(tmp_path, capsys):
         (["train", "--tensorboard"], "tensorboard=True: needs --directory"),
         (["train", "--directory", "full", "--plot", "new"], "directory='full': must be a new or empty directory"),
         (["train", "--directory", "full/file"], "directory='full/file': cannot be written to (Not a directory)"),
+        (
+            ["train", "--directory", "full/file/new"],
+            "directory='full/file/new': cannot be written to (Not a directory)",
+        ),
         (["train", "--directory", "new", "--num-evaluations", "-1"], "num_evaluations=-1: must be an integer >= 0"),
         (["train", "--directory", "new", "--keep-checkpoints", "0"], "keep_checkpoints=0: must be an integer >= 1"),
         (["resume"], "PATH"),
@@ -165,7 +170,7 @@ def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys):
 def test_a_logger_that_is_not_installed_is_told_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main("train", *SMALL, "--directory", tmp_path / "run", "--wandb", "mine") == 2
-    assert "wandb: needs pip install 'purejaxppo[wandb]'" in capsys.readouterr().err
+    assert capsys.readouterr() == ("", "purejaxppo: wandb: needs pip install 'purejaxppo[wandb]'\n")
     assert not (tmp_path / "run").exists()
 
 

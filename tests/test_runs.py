@@ -366,7 +366,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
         interrupt(progress)
         pytest.fail("it went on")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=f"^interrupted; to go on: purejaxppo resume {tmp_path}$"):
         run(CONFIG, KEYS, tmp_path, schedule=QUIET, watch=twice)
     assert numbers(tmp_path) == []
     check_same(tmp_path, resume(tmp_path), KEYS)
@@ -600,7 +600,7 @@ def test_a_full_disk_is_told_and_costs_no_checkpoint(what, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["read-only", "full"])
-def test_a_disk_that_really_refuses(kind, tmp_path):
+def test_a_disk_that_really_refuses(kind, tmp_path, caplog):
     """On a file system of its own, which only root may mount."""
     size = "4m" if kind == "read-only" else "64k"
     if subprocess.run(
@@ -619,6 +619,7 @@ def test_a_disk_that_really_refuses(kind, tmp_path):
             with pytest.raises(ConfigError, match="cannot be written to") as told:
                 function()
             assert "\n" not in str(told.value)
+        assert caplog.text == ""  # nor does Orbax say it a second time
         assert load(directory)[1].num_updates == 1 if kind == "read-only" else numbers(directory) == []
     finally:
         subprocess.run(["umount", tmp_path], check=True)

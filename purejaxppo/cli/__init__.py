@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -33,6 +34,8 @@ Compiled programs are kept in the user's cache directory and serve later runs; J
 place, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 """
 INTERRUPTED = 130
+COMPLETION_FLAGS = ("--tyro-print-completion", "--tyro-write-completion")  # of tyro
+SHELLS = ("bash", "zsh", "fish")
 
 
 class Command(NamedTuple):
@@ -54,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"purejaxppo: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"purejaxppo: the memory does not suffice ({str(error).splitlines()[0]})", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -63,6 +71,7 @@ def parse(argv: list[str]) -> Command:
     Raises:
         ConfigError: there is no such command, or a flag cannot be used.
     """
+    _check_shell(argv)
     app = tyro.extras.SubcommandApp()
     for name, module in COMMANDS.items():
         kind = module.flags(argv[1:] if argv[:1] == [name] else [])
@@ -77,6 +86,13 @@ def parse(argv: list[str]) -> Command:
         if not stop.code:  # help, or a shell's completions
             raise
         raise ConfigError(_one_line(messages.getvalue())) from None
+
+
+def _check_shell(argv: list[str]) -> None:
+    """Refuse to complete for a shell that tyro does not know, or that needs more than is installed."""
+    for flag, shell in itertools.pairwise(argv):
+        if flag in COMPLETION_FLAGS and shell not in SHELLS:
+            raise ConfigError(f"{flag} {shell}: must be one of {', '.join(SHELLS)}")
 
 
 def _one_line(message: str) -> str:

@@ -42,14 +42,9 @@ class Result(NamedTuple):
 
 
 def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Result:
-    """Let a run run to its end, with its progress shown.
-
-    Raises:
-        ConfigError: a logger that is asked for is not installed.
-    """
-    loggers = _loggers(flags)
+    """Let a run run to its end, with its progress shown."""
     with progress.shown(silent=flags.silent) as watch:
-        state, metrics = begin(loggers=loggers, watch=watch)
+        state, metrics = begin(watch=watch)
     report = files.read_json(flags.directory / files.REPORT)
     compiling, total = report["seconds"]["compile"], report["seconds"]["total"]
     keys, state, metrics = _many(keys, state, metrics)
@@ -84,17 +79,17 @@ def _many(keys: Array, state: TrainState, metrics: dict[str, np.ndarray]) -> Any
     return (keys, state, metrics) if keys.ndim else jax.tree.map(lambda leaf: leaf[None], (keys, state, metrics))
 
 
-def _loggers(flags: Any) -> list[logs.MakeLogger]:
+def loggers(flags: Any) -> list[logs.MakeLogger]:
     """The loggers that the flags ask for.
 
     Raises:
         ConfigError: one is not installed.
     """
-    loggers: list[tuple[bool, str, str, logs.MakeLogger]] = [
+    known: list[tuple[bool, str, str, logs.MakeLogger]] = [
         (flags.tensorboard, "tensorboard", "tensorboardX", logs.TensorBoard),
         (flags.wandb is not None, "wandb", "wandb", partial(logs.WandB, project=flags.wandb)),
     ]
-    for is_wanted, name, package, _ in loggers:
+    for is_wanted, name, package, _ in known:
         if is_wanted and importlib.util.find_spec(package) is None:
             raise ConfigError(f"{name}: needs pip install 'purejaxppo[{name}]'")
-    return [make for is_wanted, _, _, make in loggers if is_wanted]
+    return [make for is_wanted, _, _, make in known if is_wanted]

@@ -96,8 +96,7 @@ def report(
     Raises:
         ConfigError: a source cannot be read or is not finished, a name occurs twice, or an argument is not allowed.
     """
-    if threshold is not None and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
-        raise ConfigError.of("threshold", threshold, f"None, or {FINITE.text}")
+    check_threshold(threshold)
     trials = [trial for source in sources for trial in _read(source, len(sources) > 1)]
     if not trials:
         raise ConfigError("sources: must hold at least one run or sweep")
@@ -109,6 +108,16 @@ def report(
     for trial in trials:
         result.rows.append(_row(result, trial, baselines.setdefault(trial.config.env, trial)))
     return result
+
+
+def check_threshold(threshold: Any) -> None:
+    """Refuse what no return can reach.
+
+    Raises:
+        ConfigError: it is neither None nor a finite number.
+    """
+    if threshold is not None and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
+        raise ConfigError.of("threshold", threshold, f"None, or {FINITE.text}")
 
 
 def _row(report: Report, trial: Trial, baseline: Trial) -> Row:
