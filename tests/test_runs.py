@@ -312,6 +312,7 @@ def test_loggers_get_every_update_and_evaluation(tmp_path):
     resume(tmp_path, loggers=[Logger])
     assert begun[1] == (tmp_path, 1)
     rows = [row for row in rows if row != "closed"]
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)  # as Weights & Biases needs it
     updates = [row for row in rows if "episode_return" in row[2]]
     assert [(update, steps) for update, steps, _ in updates] == [(n, 32 * n) for n in range(1, NUM_UPDATES + 1)]
     metrics = logs.read_metrics(tmp_path)

@@ -87,7 +87,7 @@ def loggers(flags: Any) -> list[logs.MakeLogger]:
     """
     known: list[tuple[bool, str, str, logs.MakeLogger]] = [
         (flags.tensorboard, "tensorboard", "tensorboardX", logs.TensorBoard),
-        (flags.wandb is not None, "wandb", "wandb", partial(logs.WandB, project=flags.wandb)),
+        (flags.wandb is not None, "wandb", "wandb", partial(logs.WandB, project=flags.wandb, silent=flags.silent)),
     ]
     for is_wanted, name, package, _ in known:
         if is_wanted and importlib.util.find_spec(package) is None:

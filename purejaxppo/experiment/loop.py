@@ -190,6 +190,7 @@ class _Session:
         episodes = self.job.schedule.evaluation_episodes
         is_many = self.job.key.ndim > 0
         found = _evaluate(self.job.config, self.state, self.job.key, self.done, num_episodes=episodes, is_many=is_many)
+        self.write_down()  # meanwhile; and before the evaluation, since some loggers lose what comes out of order
         values = {name: np.asarray(value) for name, value in found.items()}
         self.record.write_evaluation(self.done, values)
         steps = self.done * self.job.config.batch_size
