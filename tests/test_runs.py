@@ -603,7 +603,7 @@ def test_a_full_disk_is_told_and_costs_no_checkpoint(what, tmp_path, monkeypatch
 @pytest.mark.parametrize("kind", ["read-only", "full"])
 def test_a_disk_that_really_refuses(kind, tmp_path, caplog):
     """On a file system of its own, which only root may mount."""
-    size = "4m" if kind == "read-only" else "64k"
+    size = "4m" if kind == "read-only" else "32k"
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", tmp_path], capture_output=True
     ).returncode:
@@ -615,7 +615,7 @@ def test_a_disk_that_really_refuses(kind, tmp_path, caplog):
             subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
             begin = [lambda: resume(directory), lambda: run(CONFIG, KEYS, tmp_path / "new")]
         else:
-            begin = [lambda: run(CONFIG, jnp.broadcast_to(KEYS[0], 500), directory, schedule=QUIET)]
+            begin = [lambda: run(CONFIG, KEYS, directory, schedule=QUIET)]
         for function in begin:
             with pytest.raises(ConfigError, match="cannot be written to") as told:
                 function()

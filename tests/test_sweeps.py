@@ -12,6 +12,7 @@ import pytest
 from purejaxppo import Config, ConfigError, GridWorld, evaluate, optimality, ppo, train
 from purejaxppo.experiment import sweeps
 from purejaxppo.experiment.sweeps import sweep
+from tests.programs import compiled_once
 
 CONFIG = Config(env=GridWorld("S.M\n.D."), num_envs=2, num_steps=8, total_timesteps=48, hidden_sizes=(4,))
 KEY = jax.random.key(3)
@@ -30,9 +31,15 @@ def trained():
     return sweep(CONFIG, KEY, num_seeds=NUM_SEEDS, over=OVER)
 
 
+@pytest.fixture(autouse=True)
+def _compile_once(monkeypatch):
+    """Equal programs are compiled once for all tests."""
+    monkeypatch.setattr(sweeps, "_compile", compiled_once)
+
+
 @pytest.fixture
 def programs(monkeypatch):
-    """Every program that is compiled, and every call, by the size of its batch."""
+    """Every program that is compiled, or was by another test, and every call, by the size of its batch."""
     compiled, calls = [], []
     compile_, call = sweeps._compile, sweeps._call
 

@@ -82,6 +82,8 @@ def parse(argv: list[str]) -> Command:
             return Command(
                 COMMANDS.get(argv[0] if argv else ""), app.cli(prog="purejaxppo", description=HELP, args=argv)
             )
+    except OSError as error:  # completions cannot be written
+        raise ConfigError(f"{error.filename}: cannot be written to ({error.strerror})") from None
     except SystemExit as stop:
         if not stop.code:  # help, or a shell's completions
             raise

@@ -71,6 +71,9 @@ def read(directory: Path) -> tuple[Config, Array, TrainState, dict[str, np.ndarr
     """
     config, state = load(directory)
     keys, state, metrics = _many(load_key(directory), state, logs.read_metrics(directory))
+    returns = metrics.get("episode_return", np.empty((0, 0)))
+    if len(returns) != len(keys) or returns.shape[-1] < state.num_updates[0]:
+        raise ConfigError(f"directory={str(directory)!r}: has a broken record: there are not all returns in it")
     return config, keys, state, metrics
 
 

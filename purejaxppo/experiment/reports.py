@@ -217,6 +217,8 @@ def read_run(directory: str | Path) -> Trial:
     evaluations, metrics = logs.read_evaluations(path), logs.read_metrics(path)
     if not evaluations or evaluations["update"][-1] != config.num_updates:
         raise ConfigError(f"directory={str(path)!r}: must hold a run that was evaluated at its end (num_evaluations)")
+    if "greedy_return" not in evaluations or "episode_return" not in metrics:
+        raise ConfigError(f"directory={str(path)!r}: has a broken record: there are no returns in it")
     scores = np.atleast_2d(evaluations.get("expected_return", evaluations["greedy_return"]))[:, -1]
     metrics = {name: np.atleast_2d(values) for name, values in metrics.items()}
     try:
