@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import re
+import sys
 
 import jax
 import pytest
@@ -96,6 +97,21 @@ def test_a_preset_of_the_wrong_types_is_one_line(line, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"purejaxppo: {line.split()[0]}=")
+
+
+def test_ctrl_c_ends_the_process_before_xla_can_crash_in_its_shutdown(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    statuses = []
+    monkeypatch.setattr(cli.train, "train_at_once", interrupt)
+    monkeypatch.setattr(sys, "argv", ["purejaxppo", "train", *SMALL])
+    monkeypatch.setattr("os._exit", statuses.append)
+    assert cli.main(["train", *SMALL]) == 130
+    assert statuses == []
+    cli.main()
+    assert statuses == [130]
+    assert capsys.readouterr().err == "purejaxppo: interrupted\n" * 2
 
 
 def test_too_little_memory_is_one_line(capsys, monkeypatch):

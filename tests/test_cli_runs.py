@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_resumed_and_used(tmp_path, capsys, monkeypatch):
 
 
 def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys):
-    flags = ["train", *MANY, "--lr", "0.05", "--seed", "7"]
+    flags = ["train", *MANY, *SHORT, "--lr", "0.05", "--seed", "7"]
     assert main(*flags) == 0
     alone = capsys.readouterr().out
     assert main(*flags, "--directory", tmp_path) == 0
@@ -115,6 +115,16 @@ def test_flags_reach_the_run(tmp_path, capsys):
     assert main("train", *SMALL, *QUICK, "--overwrite", "--directory", directory) == 0
     assert logs.read_evaluations(directory) == {}
 
+    (directory / files.REPORT).write_text('{"seconds": 1}')
+    capsys.readouterr()
+    assert main("resume", directory) == 2
+    assert capsys.readouterr() == ("", f"purejaxppo: {directory / files.REPORT}: is broken\n")
+    (directory / files.METRICS).write_text("")
+    for command in ("evaluate", "plot", "render"):
+        assert main(command, directory) == 2
+        expected = f"purejaxppo: directory={str(directory)!r}: has a broken record: there are not all returns in it\n"
+        assert capsys.readouterr() == ("", expected)
+
 
 @pytest.mark.parametrize(
     ("argv", "said"),
@@ -154,16 +164,16 @@ def test_a_mistake_is_one_line_and_status_2_and_leaves_nothing(argv, said, tmp_p
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["full", "full/file"]
 
 
-def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys):
-    env = ["--env", "DeepSea-bsuite"]
-    assert main("train", *env, *SMALL, *QUICK, "--directory", tmp_path / "run") == 0
+def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys, monkeypatch):
+    assert main("train", *SMALL, *QUICK, "--silent", "--directory", tmp_path / "run") == 0
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     capsys.readouterr()
     assert main("plot", tmp_path / "run", "--output", tmp_path / "full") == 2
     assert "must be a new or empty directory; nothing is overwritten" in capsys.readouterr().err
+    monkeypatch.setattr("purejaxppo.experiment.render.can_draw", lambda env: False)
     assert main("render", tmp_path / "run", "--output", tmp_path / "new") == 2
-    assert "env='DeepSea-bsuite': must be a GridWorld, or one that gymnax draws" in capsys.readouterr().err
+    assert "env='GridWorld-treasure': must be a GridWorld, or one that gymnax draws" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

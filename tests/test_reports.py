@@ -395,7 +395,7 @@ def cut(path):
         ),
         (lambda path: cut(path / "metrics.jsonl"), r"must have a finite score of each seed, and metrics"),
         (lambda path: (path / "report.json").write_text("{}"), r"report.json: is broken"),
-        (lambda path: (path / "report.json").write_text("[]"), r"report.json: is broken"),
+        (lambda path: (path / "report.json").write_text("[]"), r"^\S+report.json: is broken \(not an object\)$"),
         (lambda path: (path / "report.json").write_text('{"seconds": 1}'), r"report.json: is broken"),
         (lambda path: (path / "config.toml").write_text("lr = -1"), r"lr=-1: must be"),
         (lambda path: (path / "run.json").unlink(), r"must hold a run or a sweep"),

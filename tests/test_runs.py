@@ -352,6 +352,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_while_it_compiles(tmp_path, monkeypatch):
+    init = loop.init
+    monkeypatch.setattr(loop, "init", lambda *args: interrupt(None) or init(*args))
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after 0 of 8 updates, .* purejaxppo resume"):
+        run(CONFIG, KEYS, tmp_path, schedule=QUIET)
+    monkeypatch.undo()
+    check_same(tmp_path, resume(tmp_path), KEYS)
+
+
 @pytest.fixture
 def ctrl_c():
     """Ctrl-C raises, as in a terminal; a shell starts what runs in the background without."""

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"purejaxppo: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        if argv is None:
+            _exit_at_once(INTERRUPTED)
         return INTERRUPTED
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -88,6 +90,13 @@ def parse(argv: list[str]) -> Command:
         if not stop.code:  # help, or a shell's completions
             raise
         raise ConfigError(_one_line(messages.getvalue())) from None
+
+
+def _exit_at_once(status: int) -> None:
+    """End the process without Python's shutdown, in which XLA crashes if it was interrupted while compiling."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _check_shell(argv: list[str]) -> None:

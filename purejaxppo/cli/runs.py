@@ -42,13 +42,22 @@ class Result(NamedTuple):
 
 
 def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Result:
-    """Let a run run to its end, with its progress shown."""
+    """Let a run run to its end, with its progress shown.
+
+    Raises:
+        ConfigError: the run was finished before, and its report is broken.
+    """
     with progress.shown(silent=flags.silent) as watch:
         state, metrics = begin(watch=watch)
-    report = files.read_json(flags.directory / files.REPORT)
-    compiling, total = report["seconds"]["compile"], report["seconds"]["total"]
+    path = flags.directory / files.REPORT
+    report = files.read_json(path)
+    try:
+        speed, compiling = float(report["steps_per_second"]), float(report["seconds"]["compile"])
+        running = float(report["seconds"]["total"]) - compiling
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"{path}: is broken") from None
     keys, state, metrics = _many(keys, state, metrics)
-    return Result(config, keys, state, metrics, compiling, total - compiling, report["steps_per_second"])
+    return Result(config, keys, state, metrics, compiling, running, speed)
 
 
 def show(result: Result, console: Console) -> summary.Verdict:

@@ -221,8 +221,8 @@ def read_run(directory: str | Path) -> Trial:
         raise ConfigError(f"directory={str(path)!r}: has a broken record: there are no returns in it")
     scores = np.atleast_2d(evaluations.get("expected_return", evaluations["greedy_return"]))[:, -1]
     metrics = {name: np.atleast_2d(values) for name, values in metrics.items()}
+    account = files.read_json(path / files.REPORT)
     try:
-        account = files.read_json(path / files.REPORT)
         compile_seconds, seconds = float(account["seconds"]["compile"]), float(account["seconds"]["chunks"])
         done = config.num_updates - int(account["resumed_after"])
     except (KeyError, TypeError, ValueError) as error:
