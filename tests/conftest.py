@@ -13,6 +13,13 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Every program takes memory maps, of which Linux allows a process 65,530: those of all tests are too many."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
     """Most tests spend their time compiling, and little running; the slow ones are the other way round."""
