@@ -6,7 +6,7 @@ import sys
 import jax
 import pytest
 
-from purejaxppo import cli
+from purejaxppo import GridWorld, GridWorldParams, cli
 from tests.flags import parse
 
 SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
@@ -29,18 +29,12 @@ def test_train_prints_what_it_did(capsys):
     assert len(re.findall(r"-?\d\.\d\d", picture)) == 25
 
 
-def test_one_seed_on_another_environment(capsys):
-    assert cli.main(["train", "--env", "CartPole-v1", *SMALL]) == 0
-    out = capsys.readouterr().out
-    assert "1 agent from seed 0" in out
-    assert "one seed: no interval" in out
-
-
-def test_a_map_file_with_parameters(capsys, tmp_path):
+def test_a_map_file_with_parameters(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("S.M\n.D.\n")
-    assert cli.main(["train", "--env", str(path), "--env-params", "slip=0.5", "max_steps_in_episode=7", *SMALL]) == 0
-    assert "GridWorld" in capsys.readouterr().out
+    config, _ = parse(["train", "--env", str(path), "--env-params", "slip=0.5", "max_steps_in_episode=7", *SMALL])
+    params = GridWorldParams(slip=0.5, max_steps_in_episode=7)
+    assert (config.env, config.env_params) == (GridWorld("S.M\n.D."), params)
 
 
 def test_flags_reach_the_configuration():

@@ -119,12 +119,12 @@ def test_each_program_is_traced_once(monkeypatch, programs):
     learn = ppo.learn
     monkeypatch.setattr(ppo, "learn", lambda *args: traces.append(args) or learn(*args))
     config = CONFIG.replace(hidden_sizes=(5,))  # a size that no other test has traced
-    over = {"lr": [1e-3, 1e-2, 1e-1], "gamma": [0.8, 0.9], "activation": ["tanh", "relu"]}
+    over = {"lr": [1e-3, 1e-2, 1e-1], "gamma": [0.8, 0.9]}
     sweep(config, KEY, num_seeds=2, over=over, max_bytes=30_000)
     compiled, calls = programs
-    assert len(compiled) > 2
-    assert len(calls) > 2
-    assert len(traces) == 2
+    assert len(compiled) > 1
+    assert len(calls) > 1
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("share", [0.6, 0.35])
