@@ -110,7 +110,7 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
     best = optimum(config)
     target = row.target if best is None or row.target is not None else best - 0.01 * max(1.0, abs(best))
     assert target is not None, row
-    interval = statistics.stratified_bootstrap(statistics.iqm, returns)
+    interval = statistics.stratified_bootstrap(returns)
     return {
         "preset": row.preset,
         "env": str(config.env),
