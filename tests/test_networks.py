@@ -398,8 +398,7 @@ def sigmoid(x):
 def gru(x, memory, gates):
     """Cho et al. (2014), with the reset gate behind the product, one gate after the other."""
     (kernel_x, bias_x), (kernel_h, bias_h) = gates
-    of_x, of_h = ([m[..., i * 8 : (i + 1) * 8] for i in range(3)] for m in (kernel_x, kernel_h))
-    b_x, b_h = ([m[i * 8 : (i + 1) * 8] for i in range(3)] for m in (bias_x, bias_h))
+    of_x, of_h, b_x, b_h = (np.split(m, 3, axis=-1) for m in (kernel_x, kernel_h, bias_x, bias_h))
     reset = sigmoid(x @ of_x[0] + b_x[0] + memory @ of_h[0] + b_h[0])
     update = sigmoid(x @ of_x[1] + b_x[1] + memory @ of_h[1] + b_h[1])
     candidate = np.tanh(x @ of_x[2] + b_x[2] + reset * (memory @ of_h[2] + b_h[2]))
