@@ -146,6 +146,10 @@ class Config(Settings):
         for name, network in (("hidden_sizes", "gru"), ("channels", "cnn")):
             if self.network == network and not getattr(self, name):
                 raise ConfigError.of(name, (), f"not empty, with network={network!r}")
+        if self.layer_norm and not self.hidden_sizes:
+            raise ConfigError.of("layer_norm", True, "False: there are no hidden layers")
+        if self.shared_torso and not self.hidden_sizes and self.network == "mlp":
+            raise ConfigError.of("shared_torso", True, "False: there are no hidden layers to share")
         has_memory = isinstance(self.network, Recurrent) or self.network == "gru"
         if has_memory and self.num_envs % self.num_minibatches:
             allowed = f"a divisor of num_envs = {self.num_envs}, as a network with a memory learns from sequences"

@@ -64,6 +64,7 @@ class Categorical(NamedTuple):
         to the entropy, its log-probability is the lowest finite number, whose exponential is 0, and its logit has no
         gradient.
         """
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # half as many bits would not add up to 1
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))

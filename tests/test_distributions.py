@@ -205,6 +205,14 @@ def test_adding_a_constant_to_the_logits_changes_nothing(constant):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_logits_of_half_precision_are_normalised_in_float32(dtype):
+    logits = jnp.asarray(random_logits(17, 20, 18), dtype)
+    dist = Categorical.from_logits(logits, masks_for(17, 20, 18))
+    assert all(leaf.dtype == jnp.float32 for leaf in dist)
+    np.testing.assert_allclose(np.exp(dist.log_probs).sum(axis=-1), 1, rtol=1e-5)
+
+
 SIZES = 2, 5, 3
 
 

@@ -398,6 +398,8 @@ class Unbounded(probes.Probe):
         ({}, "channels", (8,), "(16,), which is not used, with network='mlp'"),
         ({"network": "gru"}, "channels", (8,), "(16,), which is not used, with network='gru'"),
         ({"network": "gru"}, "hidden_sizes", (), "not empty, with network='gru'"),
+        ({"hidden_sizes": ()}, "layer_norm", True, "False: there are no hidden layers"),
+        ({"hidden_sizes": ()}, "shared_torso", True, "False: there are no hidden layers to share"),
         ({"network": "gru"}, "num_minibatches", 8, "a divisor of num_envs = 4, as a network with a memory learns from"),
         ({}, "network", "lstm", "one of 'mlp', 'cnn', 'gru', or a hashable flax module"),
         (CARTPOLE, "squash_actions", True, "False: the actions of env='CartPole-v1' are not continuous"),
