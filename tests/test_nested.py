@@ -24,7 +24,7 @@ from purejaxppo import (
 )
 from purejaxppo.environments import interface
 from tests import probes
-from tests.test_interface import assert_trains
+from tests.test_interface import assert_trains, quickly
 
 KEY = jax.random.key(6)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 2, "num_epochs": 1, "num_minibatches": 2}
@@ -97,7 +97,7 @@ def test_trains(change):
 
 def test_learns_from_a_part():
     config = CONFIG.replace(num_envs=32, total_timesteps=32 * 8 * 30, lr=1e-2, num_epochs=4)
-    assert train(config, KEY)[1]["episode_return"][-1] > 2.5
+    assert quickly(train, config, KEY)[1]["episode_return"][-1] > 2.5
 
 
 def test_moments_are_those_of_the_parts():
@@ -125,7 +125,7 @@ class Reader(nn.Module):
 @pytest.mark.parametrize("normalize_obs", [False, True])
 def test_a_user_network_reads_the_parts(normalize_obs):
     config = Config(env=Nested(), network=Reader(), normalize_obs=normalize_obs, **SIZES)
-    state, _ = train(config, KEY)
+    state, _ = quickly(train, config, KEY)
     one = interface.typed(Nested(), observed(2, 1.0))
     seen = one
     if normalize_obs:
@@ -203,7 +203,7 @@ SIZES_OF_CHOICES = {"num_envs": 16, "lr": 1e-2, "total_timesteps": 16 * 8 * 12, 
 @pytest.mark.parametrize("network", ["mlp", "gru"])
 def test_masked_choices_are_never_taken(network):
     config = Config(env=Choices(), network=network, hidden_sizes=(8,), **SIZES | SIZES_OF_CHOICES)
-    state, metrics = train(config, KEY)
+    state, metrics = quickly(train, config, KEY)
     assert np.all(metrics["episode_return"] >= 0)
     assert metrics["episode_return"][-1] > metrics["episode_return"][0] + 1
     assert np.all(metrics["num_skipped"] == 0)

@@ -10,9 +10,10 @@ import pytest
 from purejaxppo import Config, act, evaluate, init, ppo, train, update
 from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, normalize, scale_rewards
 from tests import probes
+from tests.test_interface import QUICK_COMPILE, quickly
 
 KEY = jax.random.key(11)
-add_all, scale = jax.jit(add), jax.jit(scale_rewards)
+add_all, scale, loss = jax.jit(add), jax.jit(scale_rewards), jax.jit(ppo._loss)
 
 
 @pytest.mark.parametrize("offset", [0.0, -3.0, 1e4])
@@ -171,7 +172,7 @@ def test_what_acts_and_what_learns_see_the_same(run):
         log_prob = np.take_along_axis(logits, np.asarray(t.action)[..., None], -1)[..., 0]
         log_prob -= np.log(np.exp(logits).sum(axis=-1))
         np.testing.assert_allclose(t.log_prob, log_prob, rtol=1e-3, atol=1e-4)
-        _, metrics = ppo._loss(CONFIG, state.agent, jax.tree.map(lambda leaf: leaf[:8], batch))
+        _, metrics = loss(CONFIG, state.agent, jax.tree.map(lambda leaf: leaf[:8], batch))
         assert abs(metrics["approx_kl"]) < 1e-6
         assert metrics["clip_fraction"] == 0
 
@@ -203,7 +204,7 @@ def test_evaluation_uses_the_moments_of_the_state(run):
 
 def test_evaluation_plays_by_the_moments_and_returns_rewards_as_they_are():
     config = CONFIG.replace(env=probes.RewardByBoth(), num_envs=16, total_timesteps=16 * 8 * 40, lr=3e-2)
-    state, metrics = train(config, KEY)
+    state, metrics = quickly(train, config, KEY)
     assert metrics["episode_return"][-1] > 0.8
     assert np.mean(evaluate(config, state, KEY, num_episodes=64).episode_return) == 1
     shifted = state.obs_moments._replace(mean=state.obs_moments.mean + 9)  # every sign looks negative
@@ -214,12 +215,13 @@ def test_evaluation_plays_by_the_moments_and_returns_rewards_as_they_are():
 def test_under_vmap_over_seeds_and_gammas():
     keys, gammas = jax.random.split(KEY, 2), jnp.array([0.5, 0.99])
     over_keys = jax.vmap(lambda key, gamma: train(CONFIG.replace(gamma=gamma), key), (0, None))
-    together = jax.vmap(over_keys, (None, 0))(keys, gammas)
+    together = quickly(jax.vmap(over_keys, (None, 0)), keys, gammas)
     variances = together[0].reward_scale.moments.variance
     assert len(np.unique(variances)) == 4
     assert len(np.unique(together[0].obs_moments.mean[..., 1])) >= 2
+    alone = jax.jit(train, compiler_options=QUICK_COMPILE)
     for i, j in np.ndindex(2, 2):
-        state, metrics = train(CONFIG.replace(gamma=float(gammas[i])), keys[j])
+        state, metrics = alone(CONFIG.replace(gamma=float(gammas[i])), keys[j])
         one = jax.tree.map(lambda leaf: leaf[i, j], (together[0].obs_moments, together[0].reward_scale, together[1]))  # noqa: B023
         expected = state.obs_moments, state.reward_scale, metrics
         jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-4), one, expected)

@@ -383,15 +383,15 @@ def test_stopping_leaves_out_the_first_step_whose_kl_is_too_large_and_all_later_
 
 
 def test_each_update_begins_anew_after_stopping():
-    _, metrics = train(KINDS["table"].replace(target_kl=1e-6, lr=1e-2, lr_schedule="constant"), KEY)
+    _, metrics = quickly(train, KINDS["table"].replace(target_kl=1e-6, lr=1e-2, lr_schedule="constant"), KEY)
     np.testing.assert_array_equal(metrics["num_stopped"], np.full(4, 15))  # the ratio is 1 at the first step
 
 
 def test_a_huge_target_stops_nothing():
     config = KINDS["table"]
-    state, metrics = train(config, KEY)
+    state, metrics = quickly(train, config, KEY)
     assert "num_stopped" not in metrics
-    same_state, same_metrics = train(config.replace(target_kl=1e9), KEY)
+    same_state, same_metrics = quickly(train, config.replace(target_kl=1e9), KEY)
     np.testing.assert_array_equal(same_metrics.pop("num_stopped"), np.zeros(4))
     assert_trees_close((same_state, same_metrics), (state, metrics), rtol=0, atol=0)
 
@@ -434,7 +434,7 @@ def test_a_pool_is_as_good_as_resets():
     settings = {"num_envs": 32, "num_steps": 32, "total_timesteps": 32 * 32 * 60, "lr": 5e-3, "hidden_sizes": (32,)}
     config = Config(env="CartPole-v1", **settings)
     for pool in (0, 16):
-        metrics = train(config.replace(reset_pool=pool), KEY)[1]
+        metrics = quickly(train, config.replace(reset_pool=pool), KEY)[1]
         assert np.mean(metrics["episode_return"][:2]) < 40
         assert np.nanmean(metrics["episode_return"][-5:]) > 120
 

@@ -11,6 +11,7 @@ import scipy.special
 from purejaxppo import Config, ConfigError, act, act_with_memory, acting, evaluate, init, optimality, ppo, train, update
 from purejaxppo.networks import RecurrentActorCritic
 from tests import probes
+from tests.test_interface import quickly
 from tests.test_networks import gru
 
 KEY = jax.random.key(5)
@@ -243,9 +244,9 @@ def test_what_needs_no_memory_refuses_one(initial):
 def test_a_memory_recalls_what_is_no_longer_seen():
     settings = {"env": probes.Recall(), "num_envs": 32, "num_steps": 12, "total_timesteps": 32 * 12 * 50, "lr": 1e-2}
     config = Config(**settings, network="gru", hidden_sizes=(8,), num_minibatches=2)
-    assert train(config, KEY)[1]["episode_return"][-1] > 0.9
+    assert quickly(train, config, KEY)[1]["episode_return"][-1] > 0.9
     without = Config(**settings, network="mlp", hidden_sizes=(8,), num_minibatches=2)
-    assert abs(train(without, KEY)[1]["episode_return"][-1]) < 0.5
+    assert abs(quickly(train, without, KEY)[1]["episode_return"][-1]) < 0.5
 
 
 def test_initial_memory_is_that_of_the_network():

@@ -8,6 +8,7 @@ import pytest
 from purejaxppo import Config, ConfigError, ppo, train
 from purejaxppo.schedules import scheduled
 from tests import probes
+from tests.test_interface import quickly
 
 KEY = jax.random.key(2)
 CONFIG = Config(env=probes.RewardByBoth(), num_envs=4, num_steps=4, total_timesteps=64, hidden_sizes=(4,), lr=1e-2)
@@ -49,12 +50,12 @@ def test_every_scheduled_number_reaches_its_end_after_the_last_update(name, kind
 
 def test_ends_may_be_traced_and_mapped_over():
     ends = jnp.array([0.0, 5e-3, 1e-2])
-    losses = jax.vmap(lambda end: train(CONFIG.replace(lr_end=end), KEY)[1]["value_loss"])(ends)
+    losses = quickly(jax.vmap(lambda end: train(CONFIG.replace(lr_end=end), KEY)[1]["value_loss"]), ends)
     assert len(np.unique(losses[:, -1])) == 3
     np.testing.assert_allclose(losses[:, 0], losses[0, 0], rtol=1e-6)  # the first update is at the start
-    constant = train(CONFIG.replace(lr_schedule="constant"), KEY)[1]["value_loss"]
+    constant = quickly(train, CONFIG.replace(lr_schedule="constant"), KEY)[1]["value_loss"]
     np.testing.assert_allclose(losses[2], constant, rtol=1e-4)
-    alone = train(CONFIG.replace(lr_end=5e-3), KEY)[1]["value_loss"]
+    alone = quickly(train, CONFIG.replace(lr_end=5e-3), KEY)[1]["value_loss"]
     np.testing.assert_allclose(losses[1], alone, rtol=1e-4)
 
 

@@ -28,10 +28,11 @@ from purejaxppo import (
     train,
 )
 from tests import probes
+from tests.test_interface import quickly
 
 KEY = jax.random.key(4)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 3, "num_minibatches": 2, "num_epochs": 2}
-collect = jax.jit(lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
+collect = partial(quickly, lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
 
 
 class OneTorso(nn.Module):
@@ -102,7 +103,7 @@ CONFIGS = {
 def run(request):
     """A configuration, and two seeds trained side by side."""
     config = CONFIGS[request.param]
-    return config, jax.vmap(train, (None, 0))(config, jax.random.split(KEY, 2))
+    return config, quickly(jax.vmap(train, (None, 0)), config, jax.random.split(KEY, 2))
 
 
 def first(states):
@@ -123,7 +124,7 @@ def test_trains_under_vmap_over_seeds(run):
 def test_seeds_under_vmap_are_those_trained_apart(run):
     config, (states, metrics) = run
     key = jax.random.split(KEY, 2)[0]
-    state, alone = train(config, key)
+    state, alone = quickly(train, config, key)
     for name in alone:
         np.testing.assert_allclose(metrics[name][0], alone[name], rtol=2e-3, atol=1e-4, err_msg=name)
     for old, new, of_both in zip(
@@ -149,7 +150,7 @@ def test_values_and_ratios_are_those_of_the_module(run):
             memory = config.network.initial_memory() if t.done[i, 0] else after[0]
     assert np.any(t.done[:-1, 0])
     minibatch = jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], batch)
-    _, metrics = ppo._loss(config, state.agent, minibatch)
+    _, metrics = quickly(ppo._loss, config, state.agent, minibatch)
     assert abs(metrics["approx_kl"]) < 1e-6
     assert metrics["clip_fraction"] == 0
 
@@ -206,7 +207,7 @@ class Continuous(nn.Module):
 @pytest.mark.parametrize("squash", [False, True])
 def test_continuous_actions(squash):
     config = Config(env="Pendulum-v1", network=Continuous(squash), normalize_obs=True, **SIZES)
-    state, metrics = train(config, KEY)
+    state, metrics = quickly(train, config, KEY)
     assert np.all(np.isfinite(metrics["value_loss"]))
     assert np.all(np.isfinite(metrics["entropy"]))
     assert abs(act(config, state, jnp.ones(3), KEY)) <= 2
