@@ -56,7 +56,9 @@ class Norm(NamedTuple):
     bias: Array  # [outputs]
 
     def __call__(self, x: Array) -> Array:
-        return jax.nn.standardize(x, epsilon=1e-6) * self.scale + self.bias
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+        return x * jnp.broadcast_to(self.scale, x.shape) + jnp.broadcast_to(self.bias, x.shape)
 
 
 class Gates(NamedTuple):

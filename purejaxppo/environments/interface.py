@@ -83,7 +83,8 @@ class Step(NamedTuple):
 
 def action_space(env: Any) -> Any:
     """The space of one action: gymnax's `Discrete` or `Box`, or `MultiDiscrete`."""
-    return env.action_space(env.default_params)
+    with jax.ensure_compile_time_eval():  # its bounds are numbers, in a traced function as well
+        return env.action_space(env.default_params)
 
 
 def observation_space(env: Any) -> Any:
@@ -178,6 +179,14 @@ def _restart(env: Any, key: Array, state: Any, action: Array, params: Any, pool:
         lambda new, old: jnp.where(done, new, _strong(old, new)), fresh, (typed(env, next_obs), next_state)
     )
     return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
+
+
+def can_restart(env: Any, params: Any) -> bool:
+    """Whether its episodes can begin anew from a pool: it tells truncation, and has a `step_env` that does not reset.
+
+    A wrapper has none: `step_env` would be that of what it wraps.
+    """
+    return isinstance(env, GymnaxEnvironment) and tells_truncation(env, params)
 
 
 def tells_truncation(env: Any, params: Any) -> bool:
