@@ -7,21 +7,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.config import Config
-from purejaxppo.distributions import Categorical
+from purejaxppo.distributions import Categorical, Distribution
 from purejaxppo.environments import TabularModel, interface, make, tabulate
 from purejaxppo.fields import ConfigError
-from purejaxppo.networks import ActorCritic
+from purejaxppo.losses import Batch
+from purejaxppo.networks import ActorCritic, Recurrent, RecurrentActorCritic, Shape
+from purejaxppo.normalizers import normalize
 
 CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's cache holds; 2^17 to 2^19 are as fast
+
+
+class Agent(NamedTuple):
+    """What decides and judges."""
+
+    params: Any
+    obs_moments: Any  # `Moments` of what the networks read, if that is normalised
 
 
 class Policy(NamedTuple):
     """What the networks say about an observation."""
 
-    action: Categorical  # [...]
+    action: Distribution  # [...]
     value: Array  # [...]
 
 
@@ -37,7 +47,8 @@ class Runner(NamedTuple):
     """One environment under way."""
 
     env_state: Any
-    obs: Array
+    obs: Any
+    memory: Any  # of the network; () if it has none
     episode_return: Array  # [], of the episode under way
     episode_length: Array  # [], int32
 
@@ -45,10 +56,11 @@ class Runner(NamedTuple):
 class Transition(NamedTuple):
     """One step of one environment."""
 
-    obs: Array
+    obs: Any
+    memory: Any  # with which the network saw `obs`
     action: Array
     log_prob: Array
-    next_obs: Array  # the true successor, before any reset
+    next_obs: Any  # the true successor, before any reset
     reward: Array
     terminated: Array
     done: Array  # terminated or truncated
@@ -76,74 +88,144 @@ def tabular_model(config: Config) -> TabularModel:
     return model._replace(obs=interface.typed(env, model.obs))
 
 
-def network(config: Config) -> ActorCritic:
-    """The networks that fit the environment."""
+def network(config: Config) -> Any:
+    """The networks: those of the configuration, or the built-in ones that fit the environment."""
+    if not isinstance(config.network, str):
+        return config.network
     env = make(config.env)
-    return ActorCritic(
-        interface.num_actions(env), config.hidden_sizes, config.activation, interface.num_observations(env)
+    shape = Shape(
+        action_space=interface.action_space(env),
+        num_categories=interface.num_observations(env),
+        channels=config.channels if config.network == "cnn" else (),
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        layer_norm=config.layer_norm,
+        is_recurrent=config.network == "gru",
+        shared_torso=config.shared_torso,
+        squash_actions=config.squash_actions,
+        dtype=config.dtype,
     )
+    return (RecurrentActorCritic if shape.is_recurrent else ActorCritic)(shape)
 
 
-def policy(config: Config, params: Any, num_rows: int) -> Callable[[Array], Policy]:
-    """`params` as a function from observations `[B, ...]` to a `Policy`, to be called on `num_rows` of them.
+def is_recurrent(config: Config) -> bool:
+    """Whether the networks have a memory."""
+    return isinstance(network(config), Recurrent)
 
-    Where there are fewer distinct observations than that, the networks are evaluated once on all of them, and the
-    function is a look-up in that table: the same numbers and, through the look-up, the same gradients.
+
+def initial_memory(config: Config) -> Any:
+    """The networks' memory at the beginning of an episode; () if they have none."""
+    return network(config).initial_memory() if is_recurrent(config) else ()
+
+
+def policy(config: Config, agent: Agent, num_rows: int) -> Callable[..., tuple[Policy, Any]]:
+    """The agent as a function from observations `[B, ...]` and memories `[B, ...]` to a `Policy` and the next memories.
+
+    It is to be called on `num_rows` observations. Where there are fewer distinct ones than that, the networks are
+    evaluated once on all of them, and the function is a look-up in that table: the same numbers and, through the
+    look-up, the same gradients.
     """
     if not uses_table(config, num_rows):
-        return partial(evaluate_networks, config, params)
-    table = policy_table(config, params)
-    return lambda obs: jax.tree.map(lambda leaf: leaf[obs], table)
+        return partial(evaluate_networks, config, agent)
+    table = policy_table(config, agent)
+    return lambda obs, memory: (jax.tree.map(lambda leaf: leaf[obs], table), memory)
 
 
-def judge(config: Config, params: Any, obs: Array, action: Array) -> Opinion:
-    """What the networks say about samples `[B]`, to be differentiated by `params`."""
-    if not uses_table(config, len(action)):
-        now = evaluate_networks(config, params, obs)
-        return Opinion(now.action.log_prob(action), now.action.entropy, now.value)
+def judge(config: Config, agent: Agent, batch: Batch) -> Opinion:
+    """What the networks say about samples `[B]`, to be differentiated by the parameters."""
+    if is_recurrent(config):
+        return replay(config, agent, batch)
+    if not uses_table(config, len(batch.action)):
+        return _opinion(evaluate_networks(config, agent, batch.obs)[0], batch.action)
+    table = policy_table(config, agent)
+    action: Any = table.action
+    if not isinstance(action, Categorical):
+        return _opinion(jax.tree.map(lambda leaf: leaf[batch.obs], table), batch.action)
     # A table of observations and actions, although entropy and value are the same for all actions: the gradient of a
     # look-up adds one sample after the other, and waits less the more entries they are spread over.
-    table = policy_table(config, params)
-    num_actions = table.action.log_probs.shape[1]
-    by_obs = Opinion(table.action.log_probs, table.action.entropy[:, None], table.value[:, None])
-    index = obs * num_actions + action
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, table.action.log_probs.shape).reshape(-1)[index], by_obs)
+    by_obs = Opinion(action.log_probs, action.entropy[:, None], table.value[:, None])
+    index = batch.obs * action.log_probs.shape[1] + batch.action
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, action.log_probs.shape).reshape(-1)[index], by_obs)
+
+
+def replay(config: Config, agent: Agent, batch: Batch) -> Opinion:
+    """What networks with a memory say about sequences `[B, T]`, read again from the memory before each."""
+    initial = initial_memory(config)
+
+    def read(memory: Any, step: tuple[Any, Array, Array]) -> tuple[Any, Opinion]:
+        obs, action, done = step
+        now, memory = evaluate_networks(config, agent, obs, memory)
+        return _reset(memory, done, initial), _opinion(now, action)
+
+    steps = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (batch.obs, batch.action, batch.done))
+    _, opinions = jax.lax.scan(read, batch.memory, steps)
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), opinions)
+
+
+def _opinion(now: Policy, action: Array) -> Opinion:
+    return Opinion(now.action.log_prob(action), now.action.entropy, now.value)
+
+
+def _reset(memory: Any, done: Array, initial: Any) -> Any:
+    """Memories `[B, ...]`, at their beginning where an episode ended `[B]`."""
+
+    def choose(leaf: Array, first: Array) -> Array:
+        return jnp.where(done.reshape(-1, *[1] * first.ndim), first, leaf)
+
+    return jax.tree.map(choose, memory, initial)
 
 
 def uses_table(config: Config, num_rows: int) -> bool:
     """Whether a table of all observations is smaller than `num_rows` evaluations."""
     num_observations = interface.num_observations(make(config.env))
-    return num_observations is not None and num_observations < num_rows
+    return num_observations is not None and num_observations < num_rows and not is_recurrent(config)
 
 
-def policy_table(config: Config, params: Any) -> Policy:
+def policy_table(config: Config, agent: Agent) -> Policy:
     """The policy at every one of `S` observations, `[S, ...]`."""
     num_observations = interface.num_observations(make(config.env))
-    return evaluate_networks(config, params, jnp.arange(num_observations))
+    return evaluate_networks(config, agent, jnp.arange(num_observations))[0]
 
 
-def policy_in(config: Config, params: Any, model: TabularModel) -> tuple[Array, Array]:
-    """The policy in every state of a model: probabilities `[S, A]` and the critic's values `[S]`."""
-    now = evaluate_networks(config, params, model.obs)
-    return jnp.exp(now.action.log_probs), now.value
+def policy_in(config: Config, agent: Agent, model: TabularModel) -> tuple[Array, Array]:
+    """The policy in every state of a model: probabilities `[S, A]` and the critic's values `[S]`.
+
+    Raises:
+        ConfigError: the policy is not a function of the state alone.
+    """
+    if is_recurrent(config):
+        raise ConfigError.of("network", config.network, "one without a memory, to be compared with the exact solution")
+    now, _ = evaluate_networks(config, agent, model.obs)
+    action: Any = now.action
+    return jnp.exp(action.log_probs), now.value
 
 
-def evaluate_networks(config: Config, params: Any, obs: Array) -> Policy:
-    """The policy at observations `[B, ...]`."""
+def evaluate_networks(config: Config, agent: Agent, obs: Any, memory: Any = ()) -> tuple[Policy, Any]:
+    """The policy at observations `[B, ...]` with memories `[B, ...]`, and the memories after them."""
     env, env_params = environment(config)
-    outputs: Any = network(config).apply(params, jax.vmap(partial(interface.features, env))(obs))
-    logits, value = outputs
+    x = jax.vmap(partial(network_input, config))(obs)
+    if config.normalize_obs:
+        x = normalize(agent.obs_moments, x)
+    apply: Any = partial(network(config).apply, agent.params)
+    if not isinstance(config.network, str):
+        apply = jax.vmap(apply)  # the built-in networks take all rows at once
+    action, value, *rest = apply(x, memory) if is_recurrent(config) else apply(x)
     mask = jax.vmap(lambda obs: interface.action_mask(env, obs, env_params))(obs)
-    return Policy(Categorical.from_logits(logits, mask), value)
+    return Policy(action if mask is None else action.masked(mask), value), rest[0] if rest else memory
+
+
+def network_input(config: Config, obs: Any) -> Any:
+    """What the networks read of one observation: its features, or the observation itself."""
+    return interface.features(make(config.env), obs) if config.network in ("mlp", "gru") else obs
 
 
 def start(config: Config, key: Array) -> Runner:
     """A fresh environment."""
     obs, env_state = interface.reset(make(config.env), key, environment(config)[1])
-    return Runner(env_state, obs, jnp.zeros(()), jnp.zeros((), jnp.int32))
+    return Runner(env_state, obs, initial_memory(config), jnp.zeros(()), jnp.zeros((), jnp.int32))
 
 
-def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[Runner, Transition]:
+def rollout(config: Config, agent: Agent, runners: Runner, key: Array) -> tuple[Runner, Transition]:
     """`T` steps of `N` environments under the current policy.
 
     Args:
@@ -154,17 +236,21 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
     Returns:
         `(runners, transitions)`, `[N]` and `[T, N]`.
     """
-    act = policy(config, params, config.batch_size)
+    act = policy(config, agent, config.batch_size)
     env, env_params = environment(config)
-    step_each = jax.vmap(lambda key, state, action: interface.step(env, key, state, action, env_params))
+    space = interface.action_space(env)
+    key_action, key_env, *key_pool = jax.random.split(key, 3 if config.reset_pool else 2)
+    pool = fresh_episodes(config, key_pool[0]) if config.reset_pool else None
+    step_each = jax.vmap(lambda key, state, action: interface.step(env, key, state, action, env_params, pool))
 
     def step(runners: Runner, randomness: tuple[Array, Array]) -> tuple[Runner, Transition]:
         uniform, keys = randomness
-        now = act(runners.obs)
+        now, memory = act(runners.obs, runners.memory)
         action = now.action.sample(uniform)
-        step = step_each(keys, runners.env_state, action)
+        step = step_each(keys, runners.env_state, now.action.to_env(action, space))
         transition = Transition(
             obs=runners.obs,
+            memory=runners.memory,
             action=action,
             log_prob=now.action.log_prob(action),
             next_obs=step.next_obs,
@@ -177,17 +263,30 @@ def rollout(config: Config, params: Any, runners: Runner, key: Array) -> tuple[R
         return Runner(
             step.state,
             step.obs,
+            _reset(memory, step.done, initial_memory(config)),
             jnp.where(step.done, 0.0, transition.episode_return),
             jnp.where(step.done, 0, transition.episode_length),
         ), transition
 
-    key_action, key_env = jax.random.split(key)
     shape = (config.num_steps, config.num_envs)
-    randomness = jax.random.uniform(key_action, shape), jax.random.split(key_env, shape)
+    randomness = jax.random.uniform(key_action, (*shape, *event_shape(config))), jax.random.split(key_env, shape)
     return jax.lax.scan(step, runners, randomness)
 
 
-def values(config: Config, params: Any, runners: Runner, transitions: Transition) -> tuple[Array, Array]:
+def event_shape(config: Config) -> tuple[int, ...]:
+    """Shape of one action as the distributions have it, and of the uniform numbers that it is drawn with."""
+    space = interface.action_space(make(config.env))
+    return (math.prod(space.shape),) if isinstance(space, spaces.Box) else tuple(space.shape)
+
+
+def fresh_episodes(config: Config, key: Array) -> tuple[Any, Any]:
+    """`(obs, state)` of the beginnings of episodes, `[reset_pool, ...]` each."""
+    env, env_params = environment(config)
+    keys = jax.random.split(key, config.reset_pool)
+    return jax.vmap(lambda key: interface.reset(env, key, env_params))(keys)
+
+
+def values(config: Config, agent: Agent, runners: Runner, transitions: Transition) -> tuple[Array, Array]:
     """`(value, next_value)`, `[T, N]` each: of what every transition saw, and of its true successor.
 
     They are evaluated after the rollout that gave `runners` and `transitions`, in pieces larger than one of its steps.
@@ -197,20 +296,27 @@ def values(config: Config, params: Any, runners: Runner, transitions: Transition
     successors are evaluated as well.
     """
     t = transitions
-    look_up = policy(config, params, config.batch_size)
+    look_up = policy(config, agent, config.batch_size)
 
-    def evaluate(obs: Any) -> Array:
-        """The values of observations `[T, N, ...]`."""
+    def evaluate(obs: Any, memory: Any) -> tuple[Array, Any]:
+        """The values of observations `[T, N, ...]`, and the memories after them."""
         if uses_table(config, config.batch_size):
-            return look_up(obs).value
-        piece = rows_at_once(config, params)
-        pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, piece, *leaf.shape[2:]), obs)
-        return jax.lax.map(lambda obs: look_up(obs).value, pieces).reshape(t.done.shape)
+            return look_up(obs, ())[0].value, ()
+        piece = rows_at_once(config, agent.params)
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, piece, *leaf.shape[2:]), (obs, memory))
+        now, memory = jax.lax.map(lambda piece: _value_and_memory(look_up(*piece)), pieces)
+        return jax.tree.map(lambda leaf: leaf.reshape(*t.done.shape, *leaf.shape[2:]), (now, memory))
 
-    value = evaluate(t.obs)
-    last = look_up(runners.obs).value
-    of_successors = jax.lax.cond(jnp.any(t.done & ~t.terminated), evaluate, lambda obs: value, t.next_obs)
+    value, next_memory = evaluate(t.obs, t.memory)
+    last = look_up(runners.obs, runners.memory)[0].value
+    of_successors = jax.lax.cond(
+        jnp.any(t.done & ~t.terminated), lambda: evaluate(t.next_obs, next_memory)[0], lambda: value
+    )
     return value, jnp.where(t.done, of_successors, jnp.concatenate([value[1:], last[None]]))
+
+
+def _value_and_memory(judged: tuple[Policy, Any]) -> tuple[Array, Any]:
+    return judged[0].value, judged[1]
 
 
 def rows_at_once(config: Config, params: Any) -> int:
@@ -219,9 +325,9 @@ def rows_at_once(config: Config, params: Any) -> int:
     On a CPU as many as keep the activations in its caches: those of a large minibatch would travel to memory and back
     at every layer, which takes longer than the arithmetic. A minibatch that cannot be divided well stays whole.
     """
-    if jax.default_backend() != "cpu" or uses_table(config, config.minibatch_size):
+    if jax.default_backend() != "cpu" or uses_table(config, config.minibatch_size) or is_recurrent(config):
         return config.minibatch_size
-    widest = max(max(leaf.shape) for leaf in jax.tree.leaves(params))
+    widest = max(max(leaf.shape, default=1) for leaf in jax.tree.leaves(params))
     fewest = config.minibatch_size * widest / CACHED_ACTIVATIONS
     candidates = range(math.ceil(fewest), math.ceil(4 * fewest))
     num_pieces = next((n for n in candidates if config.minibatch_size % n == 0), 1)

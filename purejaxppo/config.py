@@ -1,25 +1,46 @@
 """The configuration of a training run."""
 
+import dataclasses
 from typing import Any
 
+import flax.linen as nn
+import numpy as np
+from gymnax.environments import spaces
 from jax import Array
+from jax.core import Tracer
 
 from purejaxppo import environments
-from purejaxppo.environments import Environment
+from purejaxppo.environments import Environment, interface
 from purejaxppo.fields import (
     COUNT,
     NON_NEGATIVE,
     POSITIVE,
     SWITCH,
     UNIT_INTERVAL,
+    WHOLE,
+    Allowed,
     ConfigError,
     Settings,
     one_of,
+    optional,
     static,
     traced,
 )
+from purejaxppo.networks import Recurrent
+from purejaxppo.schedules import SCHEDULES
 
 Number = float | Array
+
+NETWORKS = ("mlp", "cnn", "gru")
+NETWORK = Allowed(
+    f"one of {', '.join(map(repr, NETWORKS))}, or a flax module that maps one observation to (distribution, value)",
+    lambda x: isinstance(x, nn.Module) or (isinstance(x, str) and x in NETWORKS),
+)
+# The built-in networks that a field makes a difference to.
+NETWORK_FIELDS = dict.fromkeys(
+    ("hidden_sizes", "activation", "layer_norm", "shared_torso", "squash_actions", "dtype"), NETWORKS
+) | {"channels": ("cnn",)}
+ABOVE_1 = Allowed("a finite number > 1", lambda x: x > 1)
 
 
 class Config(Settings):
@@ -34,41 +55,97 @@ class Config(Settings):
 
     env: str | Environment = static("GridWorld-treasure", "environment: an id, or the path of a map (*.txt)")
     env_params: Any = traced(None, "parameters of the environment; its defaults where none are given")
+    reset_pool: int = static(0, "fresh episodes per update to restart from; 0: each step resets", WHOLE)
 
     total_timesteps: int = static(500_000, "environment steps in all, over all environments of one agent", COUNT)
     num_envs: int = static(4, "environments that one agent steps in parallel (N)", COUNT)
     num_steps: int = static(128, "steps of each environment per update (T)", COUNT)
     num_epochs: int = static(4, "passes over the batch per update", COUNT)
     num_minibatches: int = static(4, "minibatches per epoch", COUNT)
+
+    network: Any = static("mlp", "networks: mlp, cnn, gru, or from Python a flax module", NETWORK)
     hidden_sizes: tuple[int, ...] = static((64, 64), "width of each hidden layer of both networks")
     activation: str = static("tanh", "activation of the hidden layers", one_of("tanh", "relu"))
-    anneal_lr: bool = static(True, "lower the learning rate linearly to 0", SWITCH)
+    layer_norm: bool = static(False, "normalise every hidden layer before its activation", SWITCH)
+    channels: tuple[int, ...] = static((16,), "channels of each 3x3 convolution, of the cnn")
+    shared_torso: bool = static(False, "one network with two heads in place of two networks", SWITCH)
+    squash_actions: bool = static(False, "bound continuous actions by tanh rather than by clipping", SWITCH)
+    dtype: str = static("float32", "what the hidden layers compute in", one_of("float32", "bfloat16"))
+
+    normalize_obs: bool = static(False, "standardise observations by running statistics", SWITCH)
+    normalize_reward: bool = static(False, "divide rewards by the spread of the discounted returns", SWITCH)
     normalize_advantage: bool = static(True, "standardise the advantages of each minibatch", SWITCH)
     clip_value: bool = static(False, "clip the change of the value like the ratio", SWITCH)
-
     exact_return: bool = static(False, "add the exact expected return to the metrics of every update", SWITCH)
 
     lr: Number = traced(2.5e-4, "learning rate of Adam", POSITIVE)
+    lr_schedule: str = static("linear", "how the learning rate goes to lr_end", one_of(*SCHEDULES))
+    lr_end: Number = traced(0.0, "learning rate at the end", NON_NEGATIVE)
     gamma: Number = traced(0.99, "discount factor", UNIT_INTERVAL)
     gae_lambda: Number = traced(0.95, "lambda of generalised advantage estimation", UNIT_INTERVAL)
     clip_eps: Number = traced(0.2, "how far the ratio may move from 1 before it is clipped", POSITIVE)
+    clip_eps_schedule: str = static("constant", "how the clip range goes to clip_eps_end", one_of(*SCHEDULES))
+    clip_eps_end: Number = traced(0.0, "clip range at the end", NON_NEGATIVE)
     vf_coef: Number = traced(0.5, "weight of the value loss", NON_NEGATIVE)
     ent_coef: Number = traced(0.01, "weight of the entropy bonus", NON_NEGATIVE)
+    ent_coef_schedule: str = static("constant", "how the entropy bonus goes to ent_coef_end", one_of(*SCHEDULES))
+    ent_coef_end: Number = traced(0.0, "weight of the entropy bonus at the end", NON_NEGATIVE)
     max_grad_norm: Number = traced(0.5, "global norm to which gradients are clipped", POSITIVE)
+    target_kl: Number | None = traced(None, "approximate KL beyond which the update stops", optional(POSITIVE))
+    dual_clip: Number | None = traced(None, "bound of the ratio where the advantage is negative", optional(ABOVE_1))
+    huber_delta: Number | None = traced(None, "error from which on the value loss is linear", optional(POSITIVE))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "env", environments.resolve(self.env))
-        object.__setattr__(self, "hidden_sizes", _widths(self.hidden_sizes))
+        object.__setattr__(self, "hidden_sizes", _widths("hidden_sizes", self.hidden_sizes))
+        object.__setattr__(self, "channels", _widths("channels", self.channels))
         environments.check(environments.make(self.env), self.env_params)
-        if self.exact_return and not environments.is_tabular(environments.make(self.env)):
-            raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
+        self._check_environment()
+        self._check_network()
+        for name in ("lr", "clip_eps", "ent_coef"):
+            end = getattr(self, f"{name}_end")
+            if getattr(self, f"{name}_schedule") == "constant" and not isinstance(end, Tracer) and np.any(end):
+                raise ConfigError.of(f"{name}_end", end, f"0 unless {name}_schedule is linear or cosine")
         if self.batch_size % self.num_minibatches:
             allowed = f"a divisor of num_envs * num_steps = {self.batch_size}"
             raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)
         if self.total_timesteps < self.batch_size:
             allowed = f"at least num_envs * num_steps = {self.batch_size}, one update"
             raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
+
+    def _check_environment(self) -> None:
+        """Refuse options that the environment cannot have."""
+        env = environments.make(self.env)
+        if self.exact_return and not environments.is_tabular(env):
+            raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
+        if self.squash_actions and not isinstance(interface.action_space(env), spaces.Box):
+            raise ConfigError.of("squash_actions", True, f"False: the actions of env={self.env!r} are not continuous")
+        if self.normalize_obs and interface.num_observations(env) is not None:
+            raise ConfigError.of("normalize_obs", True, f"False: the observations of env={self.env!r} are indices")
+        if self.reset_pool and not interface.tells_truncation(env, env.default_params):
+            raise ConfigError.of("reset_pool", self.reset_pool, f"0: env={self.env!r} has no step without a reset")
+
+    def _check_network(self) -> None:
+        """Refuse options that make no difference to the network, and a network that does not fit."""
+        used = {name for name, networks in NETWORK_FIELDS.items() if self.network in networks}
+        for field in dataclasses.fields(self):
+            if field.name in NETWORK_FIELDS.keys() - used and getattr(self, field.name) != field.default:
+                allowed = f"{field.default!r}, which is not used, with network={self.network!r}"
+                raise ConfigError.of(field.name, getattr(self, field.name), allowed)
+        env = environments.make(self.env)
+        if self.network == "cnn":
+            shape = getattr(interface.observation_space(env), "shape", ())
+            least = 2 * len(self.channels) + 1
+            if len(shape) != 3 or min(shape[:2]) < least:
+                allowed = f"for images of at least {least}x{least}, but env={self.env!r} observes {shape}"
+                raise ConfigError.of("network", "cnn", allowed)
+        if self.network == "gru" and not self.hidden_sizes:
+            raise ConfigError.of("hidden_sizes", self.hidden_sizes, "not empty, with network='gru'")
+        has_memory = isinstance(self.network, Recurrent) or self.network == "gru"
+        if has_memory and self.num_envs % self.num_minibatches:
+            allowed = f"a divisor of num_envs = {self.num_envs}, as a network with a memory learns from sequences"
+            raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)
 
     @property
     def batch_size(self) -> int:
@@ -86,12 +163,12 @@ class Config(Settings):
         return self.total_timesteps // self.batch_size
 
 
-def _widths(hidden_sizes: Any) -> tuple[int, ...]:
-    """`hidden_sizes` as a tuple of positive integers; the empty tuple means no hidden layer."""
+def _widths(name: str, sizes: Any) -> tuple[int, ...]:
+    """A tuple of positive integers; the empty tuple means no layer."""
     allowed = "a sequence of integers >= 1"
-    if not isinstance(hidden_sizes, tuple | list):
-        raise ConfigError.of("hidden_sizes", hidden_sizes, allowed)
-    for size in hidden_sizes:
+    if not isinstance(sizes, tuple | list):
+        raise ConfigError.of(name, sizes, allowed)
+    for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError.of("hidden_sizes", hidden_sizes, allowed)
-    return tuple(hidden_sizes)
+            raise ConfigError.of(name, sizes, allowed)
+    return tuple(sizes)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.acting import environment, rollout, start, uses_table
+from purejaxppo.acting import environment, evaluate_networks, network_input, rollout, uses_table
 from purejaxppo.config import Config
 from purejaxppo.environments import interface
 from purejaxppo.ppo import init
@@ -52,12 +52,14 @@ def num_parameters(config: Config) -> int:
 def flops_per_step(config: Config) -> float:
     """FLOPs of the networks for one environment step, a multiply-add being two.
 
-    With `W` weights that are multiplied, in both towers, and `E` epochs::
+    With `W` weights that are multiplied, in both networks, and `E` epochs::
 
         2 W (1 + 3 E)
 
     one forward pass in the rollout, and per epoch one forward pass and one backward pass, which counts as two. For
     CartPole-v1, 64x64 towers and 4 epochs: 2 * 8896 * (1 + 3 * 4) = 231,296.
+
+    Of networks other than the fully connected ones, XLA counts the forward pass in place of `2 W`.
 
     Biases, activations, the optimiser and the extra value of the successor state are not counted. The gradient by
     the network's input is, although nobody needs it: 2 E W_0 too many, `W_0` being the first layers' weights.
@@ -67,31 +69,46 @@ def flops_per_step(config: Config) -> float:
     """
     rollout_rows = network_rows(config, config.batch_size)
     gradient_rows = network_rows(config, config.minibatch_size) * config.num_minibatches * config.num_epochs
-    return 2 * multiplied_weights(config) * (rollout_rows + 3 * gradient_rows) / config.batch_size
+    return _forward_flops(config) * (rollout_rows + 3 * gradient_rows) / config.batch_size
+
+
+def _forward_flops(config: Config) -> float:
+    """FLOPs of the networks for one observation."""
+    if config.network == "mlp":
+        return 2 * multiplied_weights(config)
+    state = jax.eval_shape(partial(init, config), jax.random.key(0))
+    rows = jax.eval_shape(lambda runners: jax.tree.map(lambda leaf: leaf[:1], runners), state.runners)
+    program = jax.jit(partial(evaluate_networks, config)).lower(state.agent, rows.obs, rows.memory)
+    return float((program.cost_analysis() or {}).get("flops", 0.0))
 
 
 def multiplied_weights(config: Config) -> int:
-    """Numbers in the kernels of both towers, without those that are looked up rather than multiplied.
+    """Numbers in the kernels of fully connected networks, without those that are looked up rather than multiplied.
 
     That is the first layers' kernels, where the input is an integer in place of a one-hot vector.
     """
-    return sum(map(sum, _kernel_sizes(config)))
+    first, others = _kernel_sizes(config)
+    return first + others
 
 
 def first_weights(config: Config) -> int:
     """Those of them in the first layers, whose inputs need no gradient; 0 where they are looked up."""
-    is_looked_up = len(_kernel_sizes(config)[0]) == len(config.hidden_sizes)
-    return 0 if is_looked_up else sum(tower[0] for tower in _kernel_sizes(config))
+    return _kernel_sizes(config)[0]
 
 
-def _kernel_sizes(config: Config) -> list[list[int]]:
-    """Numbers in each kernel of each tower, but for those that are looked up."""
-    key = jax.random.key(0)
-    obs = jax.eval_shape(partial(start, config), key).obs
-    features = jax.eval_shape(partial(interface.features, environment(config)[0]), obs)
-    first = 1 if jnp.issubdtype(features.dtype, jnp.integer) else 0
-    towers = jax.eval_shape(partial(init, config), key).params["params"]["towers"]
-    return [[layer.kernel.size for layer in tower[first:]] for tower in towers.values()]
+def _kernel_sizes(config: Config) -> tuple[int, int]:
+    """Numbers in the kernels of the first layers, 0 if they are looked up, and in all others."""
+    state = jax.eval_shape(partial(init, config), jax.random.key(0))
+    obs = jax.eval_shape(lambda obs: jax.tree.map(lambda leaf: leaf[0], obs), state.runners.obs)
+    x = jax.eval_shape(partial(network_input, config), obs)
+    networks = state.params["params"]["networks"]
+    heads = [networks.policy, networks.value]
+    firsts = [torso.hidden[0] for torso in networks.torsos] if config.hidden_sizes else heads
+    is_first = {id(layer.kernel) for layer in firsts}
+    layers = [*heads, *(layer for torso in networks.torsos for layer in torso.hidden)]
+    first = sum(layer.kernel.size for layer in firsts)
+    others = sum(layer.kernel.size for layer in layers if id(layer.kernel) not in is_first)
+    return 0 if jnp.issubdtype(x.dtype, jnp.integer) else first, others
 
 
 def network_rows(config: Config, num_samples: int) -> int:
@@ -103,10 +120,10 @@ def network_rows(config: Config, num_samples: int) -> int:
 def _megabytes(config: Config) -> float:
     """The state, a rollout, and the batch with one shuffled minibatch and its activations."""
     state = jax.eval_shape(init, config, jax.random.key(0))
-    _, transitions = jax.eval_shape(partial(rollout, config), state.params, state.runners, state.key)
+    _, transitions = jax.eval_shape(partial(rollout, config), state.agent, state.runners, state.key)
     rows = interface.num_observations(environment(config)[0]) or 0
     rows = rows if uses_table(config, config.minibatch_size) else config.minibatch_size
-    activations = 4 * rows * sum(config.hidden_sizes) * 4  # two towers, forward and backward, 4 bytes
+    activations = 4 * rows * sum(config.hidden_sizes) * 4  # two networks, forward and backward, 4 bytes
     return (_num_bytes(state) + 2 * _num_bytes(transitions) + activations) / 1e6
 
 

@@ -1,10 +1,43 @@
-"""Probability distributions over actions, as pytrees of arrays."""
+"""Probability distributions over actions, as pytrees of arrays.
 
-from typing import NamedTuple, Self
+Each has `sample`, `log_prob`, `mode`, `entropy`, `masked` and `to_env`, see `Distribution`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+LOG_2PI = math.log(2 * math.pi)
+# Nodes and weights of a quadrature that is exact for polynomials of degree 63 times a standard normal density.
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+
+
+class Distribution(Protocol):
+    """What a policy network returns; `[...]` are the axes of a batch, `E` those of one action, its event."""
+
+    @property
+    def entropy(self) -> Array:
+        """Entropy in nats, `[...]`."""
+
+    def sample(self, uniform: Array) -> Array:
+        """The action that uniform numbers `[..., E]` in [0, 1) stand for, `[..., E]`."""
+
+    def log_prob(self, action: Array) -> Array:
+        """Natural logarithm of the probability, or the density, of an action `[..., E]`, `[...]`."""
+
+    def mode(self) -> Array:
+        """The most probable action, `[..., E]`."""
+
+    def masked(self, mask: Array) -> Self:
+        """The distribution, given that the action is one of those where `mask` is true."""
+
+    def to_env(self, action: Array, space: Any) -> Array:
+        """What the environment, whose space of actions is given, takes for an action `[..., E]`."""
 
 
 class Categorical(NamedTuple):
@@ -56,3 +89,135 @@ class Categorical(NamedTuple):
     def mode(self) -> Array:
         """The most probable action (the first of equals), `[...]`, int32."""
         return jnp.argmax(self.log_probs, axis=-1).astype(jnp.int32)
+
+    def masked(self, mask: Array) -> Self:
+        """Restricted to the actions where `mask` is true; see `from_logits`."""
+        return self.from_logits(self.log_probs, mask)
+
+    def to_env(self, action: Array, space: Any) -> Array:
+        """The action as it is."""
+        return action
+
+
+class MultiCategorical(NamedTuple):
+    """`K` independent choices: an action is int32 `[..., K]`."""
+
+    choices: Categorical  # [..., K], with as many actions as the largest choice has; the others' are masked
+
+    @classmethod
+    def from_logits(cls, logits: Array, num_categories: Sequence[int]) -> Self:
+        """`softmax` of each choice's logits.
+
+        Args:
+            logits: `[..., K, C]`; those of choice `k` are the first `num_categories[k]` of `C`.
+            num_categories: of each choice, `K` integers up to `C`.
+        """
+        exists = np.arange(logits.shape[-1]) < np.array(num_categories)[:, None]
+        return cls(Categorical.from_logits(logits, jnp.broadcast_to(exists, logits.shape)))
+
+    @property
+    def entropy(self) -> Array:
+        """The sum over the choices, nats, `[...]`."""
+        return jnp.sum(self.choices.entropy, axis=-1)
+
+    def sample(self, uniform: Array) -> Array:
+        """One uniform number per choice, `[..., K]`."""
+        return self.choices.sample(uniform)
+
+    def log_prob(self, action: Array) -> Array:
+        """The sum over the choices, `[...]`."""
+        return jnp.sum(self.choices.log_prob(action), axis=-1)
+
+    def mode(self) -> Array:
+        """The most probable category of each choice, `[..., K]`."""
+        return self.choices.mode()
+
+    def masked(self, mask: Array) -> Self:
+        """Restricted to the categories where `mask`, `[..., K, C]`, is true."""
+        return type(self)(self.choices.masked(mask))
+
+    def to_env(self, action: Array, space: Any) -> Array:
+        """The action as it is."""
+        return action
+
+
+class DiagGaussian(NamedTuple):
+    """Independent normal numbers, `D` of them. Its log-probabilities are of what was sampled, before any clipping."""
+
+    mean: Array  # [..., D]
+    log_std: Array  # [..., D]
+
+    @property
+    def entropy(self) -> Array:
+        """`sum(log_std + log(2 pi e) / 2)`, nats, `[...]`."""
+        return jnp.sum(self.log_std + 0.5 * (1 + LOG_2PI), axis=-1)
+
+    def sample(self, uniform: Array) -> Array:
+        """By the inverse cumulative distribution, one uniform number per coordinate, `[..., D]`."""
+        # A uniform number may be 0, whose normal number is -inf; the step between two is 2^-23.
+        centred = jnp.maximum(2 * uniform - 1, 2.0**-24 - 1)
+        return self.mean + jnp.exp(self.log_std) * math.sqrt(2) * jax.lax.erf_inv(centred)
+
+    def log_prob(self, action: Array) -> Array:
+        """Natural logarithm of the density, `[...]`."""
+        scaled = (action - self.mean) * jnp.exp(-self.log_std)
+        return -jnp.sum(0.5 * scaled**2 + self.log_std + 0.5 * LOG_2PI, axis=-1)
+
+    def mode(self) -> Array:
+        """The mean, `[..., D]`."""
+        return self.mean
+
+    def masked(self, mask: Array) -> Self:
+        """Not possible.
+
+        Raises:
+            ValueError: always; only choices can be masked.
+        """
+        raise ValueError("a mask of actions needs discrete actions")
+
+    def to_env(self, action: Array, space: Any) -> Array:
+        """Clipped to the box."""
+        return jnp.clip(action.reshape(*action.shape[:-1], *space.shape), space.low, space.high)
+
+
+class TanhGaussian(NamedTuple):
+    """`tanh` of independent normal numbers, as in Haarnoja et al. (2018), "Soft Actor-Critic", appendix C.
+
+    A sample is the number before the `tanh`, which is exact where the `tanh` is 1 in floating point; the density is
+    that of its `tanh`, in [-1, 1].
+    """
+
+    normal: DiagGaussian  # [..., D]
+
+    @property
+    def entropy(self) -> Array:
+        """Of the `tanh`, nats, `[...]`: that of the normal plus the mean of `log(1 - tanh(x)^2)`, by quadrature."""
+        x = self.normal.mean[..., None] + jnp.exp(self.normal.log_std)[..., None] * jnp.float32(NODES)
+        narrowing = jnp.sum(log_slope(x) * jnp.float32(WEIGHTS / WEIGHTS.sum()), axis=-1)
+        return self.normal.entropy + jnp.sum(narrowing, axis=-1)
+
+    def sample(self, uniform: Array) -> Array:
+        """A number before the `tanh`, one uniform number per coordinate, `[..., D]`."""
+        return self.normal.sample(uniform)
+
+    def log_prob(self, action: Array) -> Array:
+        """Of the `tanh` of `action`, `[...]`."""
+        return self.normal.log_prob(action) - jnp.sum(log_slope(action), axis=-1)
+
+    def mode(self) -> Array:
+        """The normal's mean, `[..., D]`: the median, whose `tanh` is the median as well."""
+        return self.normal.mode()
+
+    def masked(self, mask: Array) -> Self:
+        """Not possible; see `DiagGaussian.masked`."""
+        return type(self)(self.normal.masked(mask))
+
+    def to_env(self, action: Array, space: Any) -> Array:
+        """`tanh`, stretched from [-1, 1] to the box."""
+        share = 0.5 * (jnp.tanh(action.reshape(*action.shape[:-1], *space.shape)) + 1)
+        return jnp.clip(space.low + share * (space.high - space.low), space.low, space.high)
+
+
+def log_slope(x: Array) -> Array:
+    """`log(1 - tanh(x)^2)`, without cancellation: `2 (log 2 - x - softplus(-2 x))`."""
+    return 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))

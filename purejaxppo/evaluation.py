@@ -1,14 +1,25 @@
 """Using a trained policy: whole episodes, single actions, or exactly, where the environment's model is known."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo import planning
-from purejaxppo.acting import Policy, Runner, environment, policy, policy_in, start, tabular_model
+from purejaxppo.acting import (
+    Policy,
+    Runner,
+    environment,
+    event_shape,
+    initial_memory,
+    is_recurrent,
+    policy,
+    policy_in,
+    start,
+    tabular_model,
+)
 from purejaxppo.config import Config
 from purejaxppo.environments import interface, make
 from purejaxppo.fields import COUNT, ConfigError, check_key
@@ -47,18 +58,21 @@ def evaluate(
         raise ConfigError.of("num_episodes", num_episodes, COUNT.text)
     check_key(key)
     env, env_params = environment(config)
-    act_in = policy(config, state.params, num_rows=num_episodes * config.num_steps)
+    act_in = policy(config, state.agent, num_rows=num_episodes * config.num_steps)
+    space = interface.action_space(env)
+    uniforms = (num_episodes, *event_shape(config))
 
-    def step(runner: Runner, action: Array, key: Array) -> tuple[Runner, Array]:
+    def step(runner: Runner, action: Array, memory: Any, key: Array) -> tuple[Runner, Array]:
         step = interface.step(env, key, runner.env_state, action, env_params)
         length = runner.episode_length + 1
-        return Runner(step.state, step.obs, runner.episode_return + step.reward, length), step.done
+        return Runner(step.state, step.obs, memory, runner.episode_return + step.reward, length), step.done
 
     def step_all(carry: tuple[Runner, Evaluation, Array, Array]) -> tuple[Runner, Evaluation, Array, Array]:
         runners, episodes, playing, key = carry
         key_action, key_env, key = jax.random.split(key, 3)
-        actions = _choose(act_in(runners.obs), None if greedy else jax.random.uniform(key_action, (num_episodes,)))
-        runners, done = jax.vmap(step)(runners, actions, jax.random.split(key_env, num_episodes))
+        now, memory = act_in(runners.obs, runners.memory)  # the first episode is the only one that counts: no reset
+        actions = _choose(now, space, None if greedy else jax.random.uniform(key_action, uniforms))
+        runners, done = jax.vmap(step)(runners, actions, memory, jax.random.split(key_env, num_episodes))
         so_far = Evaluation(runners.episode_return, runners.episode_length)
         episodes = jax.tree.map(partial(jnp.where, playing), so_far, episodes)
         return runners, episodes, playing & ~done, key
@@ -97,7 +111,7 @@ def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Opt
     """
     model = tabular_model(config)
     horizon = environment(config)[1].max_steps_in_episode
-    policy, value = policy_in(config, state.params, model)
+    policy, value = policy_in(config, state.agent, model)
     mode = jnp.argmax(policy, axis=-1)
     played = jax.nn.one_hot(mode, policy.shape[-1]) if greedy else policy
     best, achieved = planning.optimal_return(model, horizon), planning.expected_return(model, played, horizon)
@@ -116,7 +130,7 @@ def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Opt
 
 
 @jax.jit
-def act(config: Config, state: TrainState, obs: Array, key: Array | None = None) -> Array:
+def act(config: Config, state: TrainState, obs: Any, key: Array | None = None) -> Array:
     """The policy's action: the most probable one, or one drawn with `key`.
 
     Args:
@@ -124,23 +138,76 @@ def act(config: Config, state: TrainState, obs: Array, key: Array | None = None)
         key: one typed key, consumed; None is greedy.
 
     Returns:
-        int32, with the leading axes of `obs`.
+        What the environment takes, with the leading axes of `obs`: int32 for choices, float32 in the box otherwise.
+
+    Raises:
+        ConfigError: the shape of `obs` does not end in that of the environment's observations, or the network has a
+            memory; see `act_with_memory`.
+    """
+    if is_recurrent(config):
+        raise ConfigError.of("network", config.network, "one without a memory; for others there is act_with_memory")
+    return _act(config, state, obs, (), key)[0]
+
+
+@jax.jit
+def act_with_memory(
+    config: Config, state: TrainState, obs: Any, memory: Any = None, key: Array | None = None
+) -> tuple[Array, Any]:
+    """`act` for a network with a memory.
+
+    Args:
+        obs: as for `act`.
+        memory: what the last call returned, with the leading axes of `obs`; None at the beginning of an episode.
+        key: as for `act`.
+
+    Returns:
+        `(action, memory)`.
 
     Raises:
         ConfigError: the shape of `obs` does not end in that of the environment's observations.
     """
-    shape = interface.obs_shape(make(config.env))
-    obs = jnp.asarray(obs)
-    leading = obs.shape[: obs.ndim - len(shape)]
-    if obs.shape != leading + shape:
-        raise ConfigError(f"obs: has shape {obs.shape}; must end in {shape}, the shape of one observation")
+    if memory is None:
+        leading = _leading(config, obs)
+        memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, leading + leaf.shape), initial_memory(config))
+    return _act(config, state, obs, memory, key)
+
+
+def _act(config: Config, state: TrainState, obs: Any, memory: Any, key: Array | None) -> tuple[Array, Any]:
+    """Actions and the memories after them, with any leading axes."""
+    env = make(config.env)
+    leading = _leading(config, obs)
     if key is not None:
         check_key(key)
-    now = policy(config, state.params, num_rows=1)(obs.reshape(-1, *shape))
-    uniform = None if key is None else jax.random.uniform(key, now.value.shape)
-    return _choose(now, uniform).reshape(leading)
+    as_rows = partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[len(leading) :]))
+    rows, memory_rows = as_rows((interface.typed(env, obs), memory))
+    now, new_memory = policy(config, state.agent, num_rows=1)(rows, memory_rows)
+    uniform = None if key is None else jax.random.uniform(key, (now.value.size, *event_shape(config)))
+    action = _choose(now, interface.action_space(env), uniform)
+    return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), (action, new_memory))
 
 
-def _choose(now: Policy, uniform: Array | None) -> Array:
-    """The mode, or a sample."""
-    return now.action.mode() if uniform is None else now.action.sample(uniform)
+def _leading(config: Config, obs: Any) -> tuple[int, ...]:
+    """The axes of observations before those of a single one.
+
+    Raises:
+        ConfigError: they are not shaped like the environment's.
+    """
+    spec = interface.obs_spec(make(config.env))
+    expected: Any = jax.tree.structure(spec)
+    if jax.tree.structure(obs) != expected:
+        raise ConfigError(f"obs: must be structured like {jax.tree.map(lambda leaf: leaf.shape, spec)}")
+    found = set()
+    for leaf, one in zip(jax.tree.leaves(obs), jax.tree.leaves(spec), strict=True):
+        shape = jnp.shape(leaf)
+        leading = shape[: len(shape) - len(one.shape)]
+        if shape != leading + one.shape:
+            raise ConfigError(f"obs: has shape {shape}; must end in {one.shape}, the shape of one observation")
+        found.add(leading)
+    if len(found) > 1:
+        raise ConfigError(f"obs: its parts must have the same leading axes, but have {sorted(found)}")
+    return found.pop()
+
+
+def _choose(now: Policy, space: Any, uniform: Array | None) -> Array:
+    """The mode, or a sample, as the environment takes it."""
+    return now.action.to_env(now.action.mode() if uniform is None else now.action.sample(uniform), space)

@@ -29,6 +29,7 @@ class Allowed(NamedTuple):
     text: str
     holds: Callable[[Any], Any]
     integer: bool = False
+    optional: bool = False  # whether None, which is no number, is allowed as well
 
 
 POSITIVE = Allowed("a finite number > 0", lambda x: x > 0)
@@ -36,6 +37,7 @@ NON_NEGATIVE = Allowed("a finite number >= 0", lambda x: x >= 0)
 UNIT_INTERVAL = Allowed("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
 FINITE = Allowed("a finite number", lambda x: x == x)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+WHOLE = Allowed("an integer >= 0", lambda x: x >= 0, integer=True)
 COUNT = Allowed("an integer >= 1", lambda x: x >= 1, integer=True)
 SWITCH = Allowed("True or False", lambda x: isinstance(x, bool | np.bool_))
 
@@ -43,6 +45,11 @@ SWITCH = Allowed("True or False", lambda x: isinstance(x, bool | np.bool_))
 def one_of(*choices: str) -> Allowed:
     """Accepts one of the given words."""
     return Allowed("one of " + ", ".join(map(repr, choices)), lambda x: isinstance(x, str) and x in choices)
+
+
+def optional(allowed: Allowed) -> Allowed:
+    """Accepts None as well."""
+    return allowed._replace(text=f"{allowed.text}, or None", optional=True)
 
 
 def static(default: Any, help: str, allowed: Allowed | None = None) -> Any:
@@ -129,7 +136,7 @@ def check_traced(name: str, value: Any, allowed: Allowed) -> Any:
     Raises:
         ConfigError: it is concrete and not allowed.
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, jax.core.Tracer) or (value is None and allowed.optional):
         return value
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
         _check_array(name, value, allowed)

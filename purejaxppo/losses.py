@@ -3,18 +3,24 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 
 class Batch(NamedTuple):
-    """Samples to learn from, as the policy that collected them saw them."""
+    """Samples to learn from, as the policy that collected them saw them.
+
+    A network with a memory learns from whole sequences: there, `[B]` is `[N, T]`.
+    """
 
     obs: Any  # [B, ...]
-    action: Array  # [B]
+    action: Array  # [B, ...]
     log_prob: Array  # [B], log pi_old(a|s)
     value: Array  # [B], V_old(s)
     advantage: Array  # [B]
     target: Array  # [B], what V(s) is fitted to
+    done: Any = ()  # [N, T], where an episode ended, if there is a memory
+    memory: Any = ()  # [N, ...], before each sequence, if there is one
 
 
 def ppo_loss(
@@ -27,6 +33,8 @@ def ppo_loss(
     vf_coef: float | Array,
     ent_coef: float | Array,
     clip_value: bool = False,
+    dual_clip: float | Array | None = None,
+    huber_delta: float | Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """The loss to *minimise*: the negative of the objective of Schulman et al. (2017), equation 9.
 
@@ -34,8 +42,10 @@ def ppo_loss(
         L = -mean(min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A)) + vf_coef * L_value - ent_coef * mean(entropy)
         L_value = mean((V - target)^2) / 2
 
-    With `clip_value`, `L_value` takes per sample the larger of the squared errors of `V` and of `V_old` moved
-    towards `V` by at most `clip_eps`.
+    With `clip_value`, `L_value` takes per sample the larger of the errors of `V` and of `V_old` moved towards `V` by at
+    most `clip_eps`. With `dual_clip` `c`, the surrogate of a negative advantage is at least `c * A`, however large the
+    ratio (Ye et al., 2020, "Mastering Complex Control in MOBA Games", equation 5). With `huber_delta` `d`, the error
+    `e^2 / 2` of a value goes on as `d (|e| - d / 2)` where `|e| > d` (Huber, 1964).
 
     Args:
         log_prob: `[B]`, log-probability of `batch.action` under the policy that learns.
@@ -50,13 +60,16 @@ def ppo_loss(
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
-    policy_loss = -jnp.mean(jnp.minimum(ratio * batch.advantage, clipped * batch.advantage))
+    surrogate = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    if dual_clip is not None:
+        surrogate = jnp.where(batch.advantage < 0, jnp.maximum(surrogate, dual_clip * batch.advantage), surrogate)
+    policy_loss = -jnp.mean(surrogate)
 
-    squared_error = (value - batch.target) ** 2
+    value_error = _error(value - batch.target, huber_delta)
     if clip_value:
         near = batch.value + jnp.clip(value - batch.value, -clip_eps, clip_eps)
-        squared_error = jnp.maximum(squared_error, (near - batch.target) ** 2)
-    value_loss = 0.5 * jnp.mean(squared_error)
+        value_error = jnp.maximum(value_error, _error(near - batch.target, huber_delta))
+    value_loss = jnp.mean(value_error)
 
     mean_entropy = jnp.mean(entropy)
     loss = policy_loss + vf_coef * value_loss - ent_coef * mean_entropy
@@ -67,6 +80,11 @@ def ppo_loss(
         "approx_kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1, exact where it is small
         "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > clip_eps, dtype=ratio.dtype),
     }
+
+
+def _error(difference: Array, huber_delta: float | Array | None) -> Array:
+    """Half the square, or Huber's loss."""
+    return 0.5 * difference**2 if huber_delta is None else optax.losses.huber_loss(difference, delta=huber_delta)
 
 
 def standardize(x: Array) -> Array:

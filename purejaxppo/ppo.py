@@ -9,11 +9,15 @@ import optax
 from jax import Array
 
 from purejaxppo.acting import (
+    Agent,
     Runner,
     Transition,
     environment,
+    initial_memory,
+    is_recurrent,
     judge,
     network,
+    network_input,
     policy_in,
     rollout,
     rows_at_once,
@@ -23,10 +27,11 @@ from purejaxppo.acting import (
 )
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config
-from purejaxppo.environments import interface
 from purejaxppo.fields import check_key
 from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
+from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, scale_rewards
 from purejaxppo.planning import expected_return
+from purejaxppo.schedules import scheduled
 from purejaxppo.shuffling import random_permutation
 
 Metrics = dict[str, Array]
@@ -40,6 +45,13 @@ class TrainState(NamedTuple):
     runners: Runner  # [N]
     key: Array
     num_updates: Array  # [], int32, updates done
+    obs_moments: Any = ()  # `Moments`, with normalize_obs
+    reward_scale: Any = ()  # `RewardScale`, with normalize_reward
+
+    @property
+    def agent(self) -> Agent:
+        """What decides and judges."""
+        return Agent(self.params, self.obs_moments)
 
 
 @jax.jit
@@ -61,6 +73,7 @@ def train(config: Config, key: Array) -> tuple[TrainState, Metrics]:
           over the update's gradient steps, see `ppo_loss`.
         - `explained_variance`: of the targets by the values, over the batch, before learning.
         - `num_skipped`: gradient steps left out because the gradient was not finite.
+        - `num_stopped`, with `target_kl`: gradient steps left out because of it. They are computed all the same.
         - `expected_return`, with `exact_return`: of the sampled policy after the update, see `planning`.
 
     Raises:
@@ -79,9 +92,18 @@ def init(config: Config, key: Array) -> TrainState:
     check_key(key)
     key_params, key_runners, key = jax.random.split(key, 3)
     runners = jax.vmap(partial(start, config))(jax.random.split(key_runners, config.num_envs))
-    obs = jax.tree.map(lambda leaf: leaf[0], runners.obs)
-    params = network(config).init(key_params, interface.features(environment(config)[0], obs))
-    return TrainState(params, _optimizer(config, 0).init(params), runners, key, jnp.zeros((), jnp.int32))
+    x = network_input(config, jax.tree.map(lambda leaf: leaf[0], runners.obs))
+    memory = (initial_memory(config),) if is_recurrent(config) else ()
+    params = network(config).init(key_params, x, *memory)
+    return TrainState(
+        params=params,
+        opt_state=_optimizer(config).init(params),
+        runners=runners,
+        key=key,
+        num_updates=jnp.zeros((), jnp.int32),
+        obs_moments=no_moments(x) if config.normalize_obs else (),
+        reward_scale=no_reward_scale(config.num_envs) if config.normalize_reward else (),
+    )
 
 
 @jax.jit
@@ -92,54 +114,95 @@ def update(config: Config, state: TrainState) -> tuple[TrainState, Metrics]:
         `(state, metrics)`, the metrics of `train` as scalars.
     """
     key_rollout, key_learn, key = jax.random.split(state.key, 3)
-    runners, transitions, batch = collect(config, state, key_rollout)
+    state, transitions, batch = collect(config, state, key_rollout)
     params, opt_state, metrics = learn(config, state, batch, key_learn)
     metrics |= _episode_metrics(transitions)
     metrics["explained_variance"] = explained_variance(batch.value, batch.target)
+    state = state._replace(params=params, opt_state=opt_state, key=key, num_updates=state.num_updates + 1)
+    if config.normalize_obs:  # only now: what acted and what learned must see the same
+        state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
     if config.exact_return:
-        metrics["expected_return"] = _expected_return(config, params)
-    return TrainState(params, opt_state, runners, key, state.num_updates + 1), metrics
+        metrics["expected_return"] = _expected_return(config, state.agent)
+    return state, metrics
 
 
-def collect(config: Config, state: TrainState, key: Array) -> tuple[Runner, Transition, Batch]:
+def at_update(config: Config, num_updates: Array) -> Config:
+    """The configuration with what its schedules say after some updates."""
+    progress = num_updates / config.num_updates
+    return config.replace(
+        lr=scheduled(config.lr_schedule, config.lr, config.lr_end, progress),
+        clip_eps=scheduled(config.clip_eps_schedule, config.clip_eps, config.clip_eps_end, progress),
+        ent_coef=scheduled(config.ent_coef_schedule, config.ent_coef, config.ent_coef_end, progress),
+    )
+
+
+def collect(config: Config, state: TrainState, key: Array) -> tuple[TrainState, Transition, Batch]:
     """A rollout of `T` steps in `N` environments, and what there is to learn from it."""
-    runners, transitions = rollout(config, state.params, state.runners, key)
-    value, next_value = values(config, state.params, runners, transitions)
-    return runners, transitions, to_batch(config, transitions, value, next_value)
+    runners, transitions = rollout(config, state.agent, state.runners, key)
+    value, next_value = values(config, state.agent, runners, transitions)
+    state = state._replace(runners=runners)
+    if config.normalize_reward:
+        scale, reward = scale_rewards(state.reward_scale, transitions.reward, transitions.done, config.gamma)
+        state, transitions = state._replace(reward_scale=scale), transitions._replace(reward=reward)
+    return state, transitions, to_batch(config, transitions, value, next_value)
 
 
 def to_batch(config: Config, transitions: Transition, value: Array, next_value: Array) -> Batch:
-    """Transitions and values `[T, N]`, with their advantages, as one batch `[T * N]`."""
+    """Transitions and values `[T, N]`, with their advantages, as one batch of samples `[T * N]`.
+
+    A network with a memory learns from `N` sequences of `T` steps instead.
+    """
     estimate = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     t = transitions
     advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(t.reward, value, next_value, t.terminated, t.done)
     batch = Batch(t.obs, t.action, t.log_prob, value, advantage, target)
+    if is_recurrent(config):
+        memory = jax.tree.map(lambda leaf: leaf[0], t.memory)
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch._replace(done=t.done))._replace(memory=memory)
     return jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), batch)
+
+
+def add_observations(config: Config, moments: Any, transitions: Transition) -> Moments:
+    """The moments of what the networks read, with those of a rollout."""
+    x = jax.vmap(jax.vmap(partial(network_input, config)))(transitions.obs)
+    return add(moments, jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), x))
 
 
 def learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple[Any, Any, Metrics]:
     """Some epochs of minibatch gradient steps on one batch."""
-    optimizer = _optimizer(config, state.num_updates)
+    config = at_update(config, state.num_updates)
+    optimizer = _optimizer(config)
 
-    def epoch(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], Metrics]:
-        permutation = random_permutation(key, config.num_steps, config.num_envs)
-        return jax.lax.scan(gradient_step, carry, permutation.reshape(config.num_minibatches, -1))
+    def epoch(carry: tuple[Any, Any, Array], key: Array) -> tuple[tuple[Any, Any, Array], Metrics]:
+        return jax.lax.scan(gradient_step, carry, _shuffled(config, key).reshape(config.num_minibatches, -1))
 
-    def gradient_step(carry: tuple[Any, Any], indices: Array) -> tuple[tuple[Any, Any], Metrics]:
-        params, opt_state = carry
-        gradient, metrics = _gradient(config, params, _minibatch(config, batch, indices))
+    def gradient_step(carry: tuple[Any, Any, Array], indices: Array) -> tuple[tuple[Any, Any, Array], Metrics]:
+        params, opt_state, goes_on = carry
+        gradient, metrics = _gradient(config, state.agent._replace(params=params), _minibatch(config, batch, indices))
         metrics["grad_norm"] = optax.tree.norm(gradient)
         changes, new_opt_state = optimizer.update(gradient, opt_state)
         # A step that is not finite is left out, and counted: it must not destroy what was learned.
         finite = jnp.isfinite(metrics["grad_norm"])
-        metrics["num_skipped"] = 1.0 - finite
+        if config.target_kl is not None:
+            goes_on &= ~(metrics["approx_kl"] > config.target_kl)  # one that is not finite stops nothing
         new = optax.apply_updates(params, changes), new_opt_state
-        return jax.tree.map(partial(jnp.where, finite), new, carry), metrics
+        params, opt_state = jax.tree.map(partial(jnp.where, finite & goes_on), new, (params, opt_state))
+        return (params, opt_state, goes_on), metrics | {"num_skipped": 1.0 - finite, "num_stopped": 1.0 - goes_on}
 
     keys = jax.random.split(key, config.num_epochs)
-    (params, opt_state), metrics = jax.lax.scan(epoch, (state.params, state.opt_state), keys)
-    num_skipped = metrics.pop("num_skipped").sum()
-    return params, opt_state, jax.tree.map(jnp.mean, metrics) | {"num_skipped": num_skipped}
+    (params, opt_state, _), metrics = jax.lax.scan(epoch, (state.params, state.opt_state, jnp.array(True)), keys)
+    sums = {"num_skipped": metrics.pop("num_skipped").sum()}
+    num_stopped = metrics.pop("num_stopped").sum()
+    if config.target_kl is not None:
+        sums["num_stopped"] = num_stopped
+    return params, opt_state, jax.tree.map(jnp.mean, metrics) | sums
+
+
+def _shuffled(config: Config, key: Array) -> Array:
+    """The indices of all samples in random order."""
+    if is_recurrent(config):
+        return jax.random.permutation(key, config.num_envs)
+    return random_permutation(key, config.num_steps, config.num_envs)
 
 
 def _minibatch(config: Config, batch: Batch, indices: Array) -> Batch:
@@ -152,12 +215,13 @@ def _minibatch(config: Config, batch: Batch, indices: Array) -> Batch:
     return minibatch
 
 
-def _gradient(config: Config, params: Any, minibatch: Batch) -> tuple[Any, Metrics]:
-    """The gradient of the loss on a minibatch, and the loss's metrics.
+def _gradient(config: Config, agent: Agent, minibatch: Batch) -> tuple[Any, Metrics]:
+    """The gradient of the loss on a minibatch by the parameters, and the loss's metrics.
 
     The loss is a mean over samples, so its gradient is the mean of the gradients of equal chunks.
     """
-    gradient = jax.grad(partial(_loss, config), has_aux=True)
+    params = agent.params
+    gradient = jax.grad(lambda params, samples: _loss(config, agent._replace(params=params), samples), has_aux=True)
     num_chunks = config.minibatch_size // rows_at_once(config, params)
     if num_chunks == 1:
         return gradient(params, minibatch)
@@ -173,22 +237,23 @@ def _gradient(config: Config, params: Any, minibatch: Batch) -> tuple[Any, Metri
     return jax.tree.map(lambda leaf: leaf / num_chunks, total)
 
 
-def _loss(config: Config, params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
+def _loss(config: Config, agent: Agent, minibatch: Batch) -> tuple[Array, Metrics]:
     """The PPO loss of the networks on a minibatch."""
     return ppo_loss(
-        *judge(config, params, minibatch.obs, minibatch.action),
+        *judge(config, agent, minibatch),
         minibatch,
         clip_eps=config.clip_eps,
         vf_coef=config.vf_coef,
         ent_coef=config.ent_coef,
         clip_value=config.clip_value,
+        dual_clip=config.dual_clip,
+        huber_delta=config.huber_delta,
     )
 
 
-def _optimizer(config: Config, num_updates: Any) -> optax.GradientTransformation:
-    """Adam behind a clip of the global norm, at the learning rate of the update at hand."""
-    remaining = jnp.maximum(1.0 - num_updates / config.num_updates, 0.0) if config.anneal_lr else 1.0
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr * remaining, eps=1e-5))
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam behind a clip of the global norm."""
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr, eps=1e-5))
 
 
 def _episode_metrics(transitions: Transition) -> Metrics:
@@ -205,9 +270,9 @@ def _episode_metrics(transitions: Transition) -> Metrics:
     }
 
 
-def _expected_return(config: Config, params: Any) -> Array:
+def _expected_return(config: Config, agent: Agent) -> Array:
     """What an episode of the policy is expected to return, exactly."""
     model = tabular_model(config)
-    probabilities, _ = policy_in(config, params, model)
+    probabilities, _ = policy_in(config, agent, model)
     horizon = environment(config)[1].max_steps_in_episode
     return expected_return(model, probabilities, horizon).episode_return

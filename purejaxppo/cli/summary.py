@@ -102,7 +102,7 @@ def distance_from_optimum(exact: Optimality) -> str:
 
 def _picture(config: Config, env: GridWorld, state: TrainState, width: int) -> Any:
     """The map with the mean value over seeds and the move that most seeds prefer."""
-    table = jax.jit(jax.vmap(lambda state: policy_table(config, state.params)))(state)
+    table = jax.jit(jax.vmap(lambda state: policy_table(config, state.agent)))(state)
     cells = jnp.arange(len(env.map.symbol))
     actions = jax.vmap(lambda state: act(config, state, cells))(state)
     votes = np.asarray(jnp.sum(jax.nn.one_hot(actions, env.num_actions), axis=0))

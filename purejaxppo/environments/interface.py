@@ -138,13 +138,16 @@ def reset(env: Any, key: Array, params: Any) -> tuple[Any, Any]:
     return typed(env, obs), jax.tree.map(_strong, state)
 
 
-def step(env: Any, key: Array, state: Any, action: Array, params: Any) -> Step:
+def step(env: Any, key: Array, state: Any, action: Array, params: Any, pool: Any = None) -> Step:
     """One step, with a reset on the same step where the episode ends.
 
     Five values are the older interface, which cannot tell truncation: `done` counts as termination, so nothing is
     bootstrapped from the successor, which it does not tell either.
+
+    Args:
+        pool: `(obs, state)` of beginnings of episodes `[P, ...]`, of which one replaces a reset; None resets.
     """
-    result = env.step(key, state, action, params)
+    result = env.step(key, state, action, params) if pool is None else _restart(env, key, state, action, params, pool)
     if len(result) == 5:
         obs, next_state, reward, terminated, _ = result
         truncated, next_obs = jnp.zeros_like(terminated), obs
@@ -161,6 +164,20 @@ def step(env: Any, key: Array, state: Any, action: Array, params: Any) -> Step:
         jnp.asarray(terminated, bool).reshape(()) | jnp.asarray(truncated, bool).reshape(()),
         typed(env, next_obs),
     )
+
+
+def _restart(env: Any, key: Array, state: Any, action: Array, params: Any, pool: Any) -> tuple[Any, ...]:
+    """gymnax's `step`, with the beginning of an episode from a pool."""
+    key_step, key_reset = jax.random.split(key)
+    next_obs, next_state, reward, terminated, info = env.step_env(key_step, state, action, params)
+    truncated = env.is_truncated(next_state, params)
+    index = jax.random.randint(key_reset, (), 0, jax.tree.leaves(pool)[0].shape[0])
+    fresh = jax.tree.map(lambda leaf: leaf[index], pool)
+    done = terminated | truncated
+    obs, state = jax.tree.map(
+        lambda new, old: jnp.where(done, new, _strong(old, new)), fresh, (typed(env, next_obs), next_state)
+    )
+    return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
 
 
 def tells_truncation(env: Any, params: Any) -> bool:

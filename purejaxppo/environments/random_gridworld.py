@@ -10,7 +10,7 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.environments.gridworld import blown
-from purejaxppo.environments.interface import Environment, flatten
+from purejaxppo.environments.interface import Environment
 from purejaxppo.environments.layout import ACTIONS, MOVES
 from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Settings, traced
 
@@ -101,7 +101,7 @@ class RandomGridWorld(Environment):
 
     def features(self, obs: Array) -> Array:
         if self.features_as == "planes":
-            return flatten(obs)
+            return jnp.ravel(obs)
         row, column = divmod(jnp.argmax(obs[..., 3]), self.width)
         above, beside = self.height - 1, self.width - 1
         padding = ((above, above), (beside, beside))

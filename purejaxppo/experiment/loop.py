@@ -28,7 +28,7 @@ from purejaxppo.environments import is_tabular, make
 from purejaxppo.evaluation import evaluate, optimality
 from purejaxppo.experiment import checkpoints, files, logs
 from purejaxppo.experiment.files import CHECKPOINTS, REPORT
-from purejaxppo.fields import COUNT, NON_NEGATIVE, Allowed, Settings, static
+from purejaxppo.fields import COUNT, NON_NEGATIVE, WHOLE, Settings, static
 from purejaxppo.ppo import Metrics, TrainState, init, update
 
 EVALUATION = 0x72756E  # folded into a run's key, for random numbers that training never draws
@@ -47,9 +47,7 @@ class Schedule(Settings):
         ConfigError: a field is unknown or its value is not allowed.
     """
 
-    num_evaluations: int = static(
-        10, "evaluations, evenly over the run; 0 for none", Allowed("an integer >= 0", lambda x: x >= 0, integer=True)
-    )
+    num_evaluations: int = static(10, "evaluations, evenly over the run; 0 for none", WHOLE)
     evaluation_episodes: int = static(32, "episodes per agent of an evaluation, greedy, and as many sampled", COUNT)
     checkpoint_seconds: float = static(60.0, "seconds between checkpoints; one is always made at the end", NON_NEGATIVE)
     keep_checkpoints: int = static(3, "newest checkpoints that are kept, beside the one with the best return", COUNT)

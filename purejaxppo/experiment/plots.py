@@ -17,7 +17,7 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from purejaxppo.acting import evaluate_networks, policy_in, tabular_model
+from purejaxppo.acting import judge, policy_in, tabular_model
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, layout, make
 from purejaxppo.fields import ConfigError
@@ -145,7 +145,7 @@ def ratio_histograms(config: Config, key: Array) -> Figure:
 @jax.jit
 def _learned_and_exact(config: Config, state: TrainState) -> Any:
     model = tabular_model(config)
-    return *policy_in(config, state.params, model), value_iteration(model, config.gamma)
+    return *policy_in(config, state.agent, model), value_iteration(model, config.gamma)
 
 
 @jax.jit
@@ -155,11 +155,11 @@ def _ratios(config: Config, state: TrainState, key: Array) -> tuple[Array, Array
     Advantages are standardised over the batch, where the loss does so over each minibatch.
     """
     key_rollout, key_learn = jax.random.split(key)
-    _, _, batch = collect(config, state, key_rollout)
+    state, _, batch = collect(config, state, key_rollout)
     params, _, _ = learn(config, state, batch, key_learn)
-    now = evaluate_networks(config, params, batch.obs)
+    now = judge(config, state.agent._replace(params=params), batch)
     advantage = standardize(batch.advantage) if config.normalize_advantage else batch.advantage
-    return jnp.exp(now.action.log_prob(batch.action) - batch.log_prob), advantage
+    return jnp.exp(now.log_prob - batch.log_prob).reshape(-1), advantage.reshape(-1)
 
 
 @jax.jit

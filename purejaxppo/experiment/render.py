@@ -12,7 +12,7 @@ from jax import Array
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
-from purejaxppo.acting import environment, policy, start
+from purejaxppo.acting import environment, event_shape, policy, start
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, interface, layout, make
 from purejaxppo.experiment.plots import draw_map, tallness
@@ -105,14 +105,18 @@ def _play(config: Config, states: TrainState, key: Array, num_agents: int) -> tu
     which = jnp.arange(num_agents) % len(states.num_updates)
 
     def act_and_step(index: Array, runner: Any, uniform: Array, key: Array) -> Any:
-        params = jax.tree.map(lambda leaf: leaf[index], states.params)
-        action = policy(config, params, num_rows=1)(runner.obs[None]).action.sample(uniform[None])[0]
+        agent = jax.tree.map(lambda leaf: leaf[index], states.agent)
+        rows = jax.tree.map(lambda leaf: leaf[None], (runner.obs, runner.memory))
+        now, memory = policy(config, agent, num_rows=1)(*rows)
+        action = now.action.to_env(now.action.sample(uniform[None]), interface.action_space(env))[0]
         step = interface.step(env, key, runner.env_state, action, env_params)
-        return runner._replace(env_state=step.state, obs=step.obs), (step.next_obs, step.done)
+        memory = jax.tree.map(lambda leaf: leaf[0], memory)
+        return runner._replace(env_state=step.state, obs=step.obs, memory=memory), (step.next_obs, step.done)
 
     def step(runners: Any, key: Array) -> Any:
         key_action, key_env = jax.random.split(key)
-        uniform, keys = jax.random.uniform(key_action, (num_agents,)), jax.random.split(key_env, num_agents)
+        uniform = jax.random.uniform(key_action, (num_agents, *event_shape(config)))
+        keys = jax.random.split(key_env, num_agents)
         new, (next_obs, done) = jax.vmap(act_and_step)(which, runners, uniform, keys)
         return new, (runners.env_state, next_obs, done)
 
