@@ -1,5 +1,8 @@
 """The adapter to xminigrid against the package itself."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,11 +161,19 @@ def test_unknown_names():
         Config(env="xminigrid/MiniGrid-Empt-5x5")
 
 
-def test_first_made_while_a_program_is_traced():
-    adapter._made.cache_clear()
-    jax.eval_shape(lambda: make(EMPTY).num_actions * jnp.ones(()))
-    params = make(EMPTY).default_params
-    assert interface.reset(make(EMPTY), jax.random.key(0), params)[0].shape == (7, 7, 2)
+FIRST_USED_IN_A_TRACE = f"""
+import jax
+from purejaxppo.environments import make
+
+jax.eval_shape(lambda: jax.numpy.ones(make({EMPTY!r}).num_actions))  # imports the package
+env = make({EMPTY!r})
+print(jax.jit(env.reset)(jax.random.key(0), env.default_params)[0].shape)
+"""
+
+
+def test_imported_while_a_program_is_traced():
+    run = subprocess.run([sys.executable, "-c", FIRST_USED_IN_A_TRACE], capture_output=True, text=True)
+    assert run.stdout == "(7, 7, 2)\n", run.stderr
 
 
 @pytest.mark.parametrize("task", ["MiniGrid-Empty-5x5", "XLand-MiniGrid-R1-9x9"])
