@@ -106,8 +106,12 @@ def test_time_limit_of_ours_truncates():
 
 def test_freeway_calls_its_time_limit_a_termination():
     env = make("pgx/minatar-freeway")
-    _, _, steps = play(env, 2505)
-    np.testing.assert_array_equal(np.flatnonzero(steps.terminated), [2500])
+    _, state = interface.reset(env, jax.random.key(0), env.default_params)
+    assert state._terminate_timer == 2500
+    last = state.replace(_terminate_timer=jnp.int32(0))
+    for before, ends in ((state, False), (last, True)):
+        step = interface.step(env, jax.random.key(0), before, jnp.int32(0), env.default_params)
+        assert (step.terminated, step.done) == (ends, ends)
 
 
 def test_mask_of_2048_and_features():
