@@ -242,7 +242,9 @@ def test_trains(task):
 
 @pytest.mark.slow
 def test_learns_snake():
-    config = Config(env=SNAKE, num_envs=64, num_steps=64, total_timesteps=819_200, lr=1e-3)
+    # Without the limit an episode takes thousands of steps, in which even a random walk meets some fruits.
+    params = adapter.JumanjiParams(max_steps_in_episode=200)
+    config = Config(env=SNAKE, env_params=params, num_envs=64, num_steps=64, total_timesteps=819_200, lr=1e-3)
     _, metrics = train(config, jax.random.key(0))
-    assert metrics["episode_return"][0] < 1.5  # fruits eaten, at random
-    assert np.mean(metrics["episode_return"][-10:]) > 8
+    assert np.nanmean(metrics["episode_return"][:8]) < 3  # fruits eaten, at random
+    assert np.nanmean(metrics["episode_return"][-20:]) > 8

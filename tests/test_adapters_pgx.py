@@ -167,5 +167,5 @@ def test_trains(game):
 def test_learns_breakout():
     config = Config(env="pgx/minatar-breakout", num_envs=64, num_steps=64, total_timesteps=2_048_000, lr=1e-3)
     _, metrics = train(config, jax.random.key(0))
-    assert metrics["episode_return"][0] < 1.5  # at random
-    assert np.mean(metrics["episode_return"][-20:]) > 8
+    assert metrics["episode_return"][0] < 1  # at random
+    assert np.mean(metrics["episode_return"][-20:]) > 6

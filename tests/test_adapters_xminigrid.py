@@ -188,7 +188,7 @@ def test_learns_the_empty_room():
     config = Config(env=EMPTY, num_envs=32, num_steps=64, total_timesteps=32 * 64 * 64, lr=1e-3)
     state, metrics = train(config, jax.random.key(0))
     # A success in the fewest steps, 5, pays 0.955; a random walk succeeds late, or not within the 100 steps.
-    assert metrics["episode_return"][0] < 0.7
-    assert np.mean(metrics["episode_return"][-5:]) > 0.9
+    assert metrics["episode_return"][0] < 0.8
+    assert np.mean(metrics["episode_return"][-5:]) > 0.95
     # Greedily, every episode ends at the goal, long before the time limit.
-    assert np.all(evaluate(config, state, jax.random.key(0), num_episodes=20).episode_return >= 0.9)
+    assert np.all(evaluate(config, state, jax.random.key(0), num_episodes=20).episode_return >= 0.95)
