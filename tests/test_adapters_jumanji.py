@@ -79,10 +79,14 @@ def test_steps_are_those_of_the_package(task):
     raw_reset, raw_step, step = jax.jit(raw.reset), jax.jit(raw.step), jax.jit(env.step_env)
     obs, state = jax.jit(env.reset_env)(jax.random.key(1), params)
     raw_state, timestep = raw_reset(jax.random.key(1))
+    joint = task.partition("-")[0] in ("BinPack", "FlatPack", "Minesweeper", "Sudoku", "Tetris")
     for key in jax.random.split(jax.random.key(2), 3):
+        if "action_mask" in obs:
+            mask = np.asarray(timestep.observation.action_mask)
+            assert mask.any(axis=None if joint else -1).all()
+            np.testing.assert_array_equal(env.action_mask(obs, params), mask.reshape(-1) if joint else mask)
         action = available(env, key, interface.typed(env, obs), params)
         obs, state, reward, terminated, info = step(key, state, action, params)
-        joint = task.partition("-")[0] in ("BinPack", "FlatPack", "Minesweeper", "Sudoku", "Tetris")
         if joint:  # one number for a combination
             action = np.array(np.unravel_index(action, np.asarray(raw.action_spec.num_values)))
         raw_state, timestep = raw_step(raw_state, jnp.asarray(action, raw.action_spec.dtype))
@@ -93,11 +97,6 @@ def test_steps_are_those_of_the_package(task):
         assert bool(terminated) == bool(timestep.last() and not np.any(timestep.discount))
         if timestep.last():
             break
-        if "action_mask" in obs:
-            mask = np.asarray(timestep.observation.action_mask)
-            ours = np.asarray(env.action_mask(obs, params)).reshape(mask.shape)
-            offered = mask.any(axis=None if joint else -1, keepdims=True)  # to an agent that has no choice: all
-            np.testing.assert_array_equal(ours, mask | ~offered)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -188,6 +187,15 @@ def test_time_limit_of_ours_truncates():
 )
 def test_action_spaces(task, space):
     assert repr(adapter.make(task).action_space()) == space
+
+
+def test_where_nothing_is_available_everything_is_offered():
+    env = make("jumanji/Cleaner-v0")
+    mask = np.array([[True, False, False, True], [False] * 4, [True] * 4])
+    offered = env.action_mask({"action_mask": jnp.asarray(mask, jnp.float32)}, env.default_params)
+    np.testing.assert_array_equal(offered, [mask[0], [True] * 4, mask[2]])
+    env = make("jumanji/Tetris-v0")
+    assert env.action_mask({"action_mask": jnp.zeros((4, 10))}, env.default_params).all()
 
 
 def test_features():
