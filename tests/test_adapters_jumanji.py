@@ -254,5 +254,5 @@ def test_learns_snake():
     params = adapter.JumanjiParams(max_steps_in_episode=200)
     config = Config(env=SNAKE, env_params=params, num_envs=64, num_steps=64, total_timesteps=819_200, lr=1e-3)
     _, metrics = train(config, jax.random.key(0))
-    assert np.nanmean(metrics["episode_return"][:8]) < 3  # fruits eaten, at random
-    assert np.nanmean(metrics["episode_return"][-20:]) > 8
+    assert np.nanmean(metrics["episode_return"][:8]) < 1  # fruits eaten, at random
+    assert np.nanmean(metrics["episode_return"][-20:]) > 3
