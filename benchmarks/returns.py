@@ -58,7 +58,7 @@ ROWS = (
     Row("deep-sea", 0.98, Figure(0.0, GYMNAX)),
     Row("memory-chain", 1.0, Figure(0.1, GYMNAX)),
     Row("brax-inverted-pendulum", 950.0),
-    Row("navix-empty", 0.95),
+    Row("navix-empty-8x8", 0.95),
 )
 HEADER = ["preset", "IQM", "95% interval", "solved", "optimum", "published PPO", "steps", "seconds"]
 
