@@ -156,9 +156,9 @@ def test_trains():
 
 @pytest.mark.slow
 def test_the_empty_room_is_learned():
-    """The best return is 1; a random policy reaches the goal in about half of its episodes."""
-    config = Config(env=f"navix/{EMPTY}", total_timesteps=2**16, num_envs=32, num_steps=64, hidden_sizes=(64,))
+    """The goal pays 1 whenever it is reached; the shortest way takes five steps, a random one about forty."""
+    config = Config(env=f"navix/{EMPTY}", total_timesteps=2**17, num_envs=32, num_steps=64, lr=1e-3)
     state, _ = train(config, jax.random.key(0))
     episodes = evaluate(config, state, jax.random.key(1), num_episodes=64, greedy=False)
-    assert np.mean(episodes.episode_return) >= 0.9
-    assert np.mean(episodes.episode_length) <= 20
+    assert np.mean(episodes.episode_return) >= 0.98
+    assert np.mean(episodes.episode_length) <= 6
