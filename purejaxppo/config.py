@@ -107,6 +107,8 @@ class Config(Settings):
             end = getattr(self, f"{name}_end")
             if getattr(self, f"{name}_schedule") == "constant" and not isinstance(end, Tracer) and np.any(end):
                 raise ConfigError.of(f"{name}_end", end, f"0 unless {name}_schedule is linear or cosine")
+        if self.batch_size >= 2**31:
+            raise ConfigError.of("num_envs", self.num_envs, f"below 2**31 / num_steps = {2**31 // self.num_steps}")
         if self.batch_size % self.num_minibatches:
             allowed = f"a divisor of num_envs * num_steps = {self.batch_size}"
             raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)

@@ -123,10 +123,10 @@ def _vector(space: Any, obs: Any) -> Array:
         return jax.nn.one_hot(obs, space.n)
     if isinstance(space, spaces.Box):
         return jnp.reshape(obs, -1).astype(jnp.float32)
-    return jnp.concatenate([_vector(part, value) for part, value in _parts(space, obs)])
+    return jnp.concatenate([_vector(part, value) for part, value in parts(space, obs)])
 
 
-def _parts(space: Any, obs: Any) -> list[tuple[Any, Any]]:
+def parts(space: Any, obs: Any) -> list[tuple[Any, Any]]:
     """The members of a `Dict` or `Tuple`, with their part of the observation."""
     if isinstance(space, spaces.Tuple):
         return list(zip(space.spaces, obs, strict=True))
@@ -207,7 +207,7 @@ def _typed(space: Any, obs: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {name: _typed(part, obs[name]) for name, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_typed(part, value) for part, value in _parts(space, obs))
+        return tuple(_typed(part, value) for part, value in parts(space, obs))
     return jnp.asarray(obs, jnp.int32 if isinstance(space, spaces.Discrete) else jnp.float32)
 
 
