@@ -1,5 +1,7 @@
 """Observations of several parts, and actions of several choices."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ from tests.test_interface import assert_trains, quickly
 
 KEY = jax.random.key(6)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 2, "num_epochs": 1, "num_minibatches": 2}
-collect = jax.jit(lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
+collect = partial(quickly, lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
 
 
 class Nested(probes.Probe):
@@ -122,16 +124,13 @@ class Reader(nn.Module):
         return Categorical.from_logits(nn.Dense(2)(x)), nn.Dense(1)(nn.tanh(x))[0]
 
 
-@pytest.mark.parametrize("normalize_obs", [False, True])
-def test_a_user_network_reads_the_parts(normalize_obs):
-    config = Config(env=Nested(), network=Reader(), normalize_obs=normalize_obs, **SIZES)
+def test_a_user_network_reads_the_parts():
+    config = Config(env=Nested(), network=Reader(), normalize_obs=True, **SIZES)
     state, _ = quickly(train, config, KEY)
     one = interface.typed(Nested(), observed(2, 1.0))
-    seen = one
-    if normalize_obs:
-        mean, deviation = state.obs_moments.mean, jax.tree.map(jnp.sqrt, state.obs_moments.variance)
-        pair = (1 - mean["a pair"][0]) / deviation["a pair"][0], one["a pair"][1]
-        seen = {"map": (one["map"] - mean["map"]) / deviation["map"], "kind": one["kind"], "a pair": pair}
+    mean, deviation = state.obs_moments.mean, jax.tree.map(jnp.sqrt, state.obs_moments.variance)
+    pair = (1 - mean["a pair"][0]) / deviation["a pair"][0], one["a pair"][1]
+    seen = {"map": (one["map"] - mean["map"]) / deviation["map"], "kind": one["kind"], "a pair": pair}
     expected = config.network.apply(state.params, seen)[0]
     now, _ = acting.evaluate_networks(config, state.agent, jax.tree.map(lambda leaf: leaf[None], one))
     np.testing.assert_allclose(now.action.log_probs[0], expected.log_probs, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import scipy.special
 from purejaxppo import Config, ConfigError, act, act_with_memory, acting, evaluate, init, optimality, ppo, train, update
 from purejaxppo.networks import RecurrentActorCritic
 from tests import probes
-from tests.test_interface import quickly
+from tests.test_interface import QUICK_COMPILE, quickly
 from tests.test_networks import gru
 
 KEY = jax.random.key(5)
@@ -26,8 +26,9 @@ CONFIG = Config(
     hidden_sizes=(6,),
     lr=1e-2,
 )
-collect = jax.jit(lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
-values = jax.jit(acting.values)
+options = {"compiler_options": QUICK_COMPILE if jax.default_backend() == "cpu" else None}
+collect = jax.jit(lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]), **options)
+values, learn_once = jax.jit(acting.values, **options), jax.jit(update, **options)
 
 
 def randomized(state, seed=0):
@@ -128,7 +129,7 @@ def test_ratio_is_one_at_the_first_minibatch_of_every_update(initial):
             _, metrics = loss(CONFIG, state.agent, ppo._minibatch(CONFIG, batch, jnp.array(indices)))
             assert abs(metrics["approx_kl"]) < 1e-6
             assert metrics["clip_fraction"] == 0
-        new, _ = update(CONFIG, state)
+        new, _ = learn_once(CONFIG, state)
         _, metrics = loss(CONFIG, new.agent, batch)
         assert metrics["approx_kl"] > 1e-6
         state = new
