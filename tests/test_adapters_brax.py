@@ -175,8 +175,8 @@ def test_trains():
 
 @pytest.mark.slow
 def test_the_pendulum_is_learned():
-    """A step upright pays 1; a random policy falls within 10 steps."""
-    config = Config(env=f"brax/{PENDULUM}", total_timesteps=2**17, num_envs=64, num_steps=64, lr=1e-3)
+    """A step upright pays 1, so 1000 is the best return; a random policy falls within 10 steps."""
+    config = Config(env=f"brax/{PENDULUM}", total_timesteps=2**18, num_envs=64, num_steps=32, lr=3e-3)
     _, metrics = train(config, jax.random.key(0))
     assert metrics["episode_return"][0] <= 20
-    assert np.nanmean(metrics["episode_return"][-5:]) >= 200
+    assert np.nanmean(metrics["episode_return"][-10:]) >= 950
