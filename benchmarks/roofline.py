@@ -113,19 +113,19 @@ def parts_of(config: Config) -> list[Part]:
 
     act = jax.jit(partial(rollout, config))
 
-    def advantages(params: Any, runners: Any, transitions: Any) -> Any:
-        return to_batch(config, transitions, *values(config, params, runners, transitions))
+    def advantages(agent: Any, runners: Any, transitions: Any) -> Any:
+        return to_batch(config, transitions, *values(config, agent, runners, transitions))
 
     def acted(key: Array) -> Any:
         state = state_of(key)
-        return state.params, *act(state.params, state.runners, state.key)
+        return state.agent, *act(state.agent, state.runners, state.key)
 
     def collected(key: Array) -> Any:
         return state_of(key), jax.jit(advantages)(*acted(key)), key
 
     def started(key: Array) -> Any:
         state = state_of(key)
-        return state.params, state.runners, state.key
+        return state.agent, state.runners, state.key
 
     parts = [
         Part("rollout", measure.compile_program(partial(rollout, config), started), rollout_need(config)),
@@ -177,7 +177,7 @@ def rollout_need(config: Config) -> Need:
     step = jax.jit(lambda key, state, action: interface.step(env, key, state, action, env_params))
     arguments = key, env_state, jax.ShapeDtypeStruct((), jnp.int32)
     cost = step.lower(*arguments).cost_analysis()
-    num_actions = interface.num_actions(env)
+    num_actions = interface.action_space(env).n
     return Need(
         product=2 * sizes.weights * rows,
         copy=sizes.transition,
@@ -228,9 +228,9 @@ def learning_need(config: Config) -> Need:
 
 
 def networks_program(config: Config) -> measure.Program:
-    """The gradient of the sum of squares of both networks' outputs, on as many samples as learning takes it on.
+    """The gradient of the sum of squares of log-probabilities and values, on as many samples as learning takes it on.
 
-    They come in the same pieces. There is no batch, no shuffle, no distribution, no surrogate, and no optimiser.
+    They come in the same pieces. There is no batch, no shuffle, no surrogate, and no optimiser.
     """
     apply = network(config).apply
     state = jax.eval_shape(partial(init, config), jax.random.key(0))
@@ -239,7 +239,8 @@ def networks_program(config: Config) -> measure.Program:
     features = jax.vmap(partial(interface.features, environment(config)[0]))
 
     def loss(params: Any, x: Array) -> Array:
-        return sum(jnp.sum(output**2) for output in apply(params, x))
+        distribution, value = apply(params, x)
+        return jnp.sum(distribution.log_probs**2) + jnp.sum(value**2)
 
     def gradient(params: Any, x: Array) -> Any:
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -27,6 +27,7 @@ STARTS = (  # flags of a job that is started again and again
     ("--env", "GridWorld-dragons", "--num-envs", "1024", "--total-timesteps", f"{STEPS}"),
     (),  # the main job: 1,024 agents
 )
+HEADER = ["environment", "updates", "bare s", "run s", "run / bare", "min", "max", "evaluated / bare", "MB growth"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,7 @@ def cost(flags: Flags) -> list[dict[str, Any]]:
             runs["run"].append(call(config, key, Schedule(num_evaluations=0)))
             runs["evaluated"].append(call(config, key, Schedule()))
         results.append(result(config, bare[1:], {name: calls[1:] for name, calls in runs.items()}))  # but the warm-up
-    header = ["environment", "updates", "bare s", "run s", "run / bare", "min", "max", "evaluated / bare", "MB growth"]
-    measure.print_table(header, [row(result) for result in results])
+    measure.print_table(HEADER, [row(result) for result in results])
     print("growth: of the process's memory from the first to the last tenth of a run\n")
     return results
 

@@ -15,6 +15,7 @@ from purejaxppo.environments import (
     MultiDiscrete,
     RandomGridWorld,
     RandomGridWorldParams,
+    check_env,
 )
 from purejaxppo.evaluation import act, act_with_memory, evaluate, optimality
 from purejaxppo.fields import ConfigError
@@ -43,6 +44,7 @@ __all__ = [
     "TrainState",
     "act",
     "act_with_memory",
+    "check_env",
     "describe",
     "evaluate",
     "explained_variance",

@@ -123,6 +123,43 @@ def initial_memory(config: Config) -> Any:
     return network(config).initial_memory() if is_recurrent(config) else ()
 
 
+def initial_params(config: Config, key: Array, x: Any) -> Any:
+    """Fresh networks for inputs like `x`.
+
+    Raises:
+        ConfigError: they do not give what they must.
+    """
+    memory = (initial_memory(config),) if is_recurrent(config) else ()
+    outputs, params = network(config).init_with_output(key, x, *memory)
+    if not isinstance(config.network, str):
+        _check_outputs(config, outputs)
+    return params
+
+
+def _check_outputs(config: Config, outputs: Any) -> None:
+    """Refuse what a user's network gives for one observation, unless it is what the learner reads."""
+    name = f"network={type(config.network).__name__}"
+    parts = ("distribution", "value", "memory") if is_recurrent(config) else ("distribution", "value")
+    if not (isinstance(outputs, tuple) and len(outputs) == len(parts) and isinstance(outputs[0], Distribution)):
+        raise ConfigError(f"{name}: must give ({', '.join(parts)}) for one observation")
+    distribution, value, *memory = outputs
+    if jnp.shape(value) != ():
+        raise ConfigError(f"{name}: its value must be a single number, but has shape {jnp.shape(value)}")
+    space = interface.action_space(make(config.env))
+    found, expected = distribution.mode().shape, event_shape(config)
+    if found != expected:
+        raise ConfigError(f"{name}: its actions must have shape {expected}, for {space}, but have {found}")
+    if isinstance(distribution, Categorical) and distribution.log_probs.shape != (space.n,):
+        raise ConfigError(f"{name}: must choose from {space.n} actions, not {distribution.log_probs.shape[-1]}")
+    if memory and _types(memory[0]) != _types(initial_memory(config)):
+        raise ConfigError(f"{name}: its memory must have the structure, shapes and dtypes of initial_memory()")
+
+
+def _types(tree: Any) -> tuple[Any, Any]:
+    """The structure of a pytree, and the shapes and dtypes of its leaves."""
+    return jax.tree.structure(tree), [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+
+
 def policy(config: Config, agent: Agent, num_rows: int) -> Callable[..., tuple[Policy, Any]]:
     """The agent as a function from observations `[B, ...]` and memories `[B, ...]` to a `Policy` and the next memories.
 
@@ -210,7 +247,7 @@ def evaluate_networks(config: Config, agent: Agent, obs: Any, memory: Any = ()) 
     env, env_params = environment(config)
     x = jax.vmap(partial(network_input, config))(obs)
     if config.normalize_obs:
-        x = normalize(agent.obs_moments, x)
+        x = jax.vmap(partial(normalize, agent.obs_moments))(x)
     apply: Any = partial(network(config).apply, agent.params)
     if not isinstance(config.network, str):
         apply = jax.vmap(apply)  # the built-in networks take all rows at once

@@ -33,8 +33,8 @@ Number = float | Array
 
 NETWORKS = ("mlp", "cnn", "gru")
 NETWORK = Allowed(
-    f"one of {', '.join(map(repr, NETWORKS))}, or a flax module that maps one observation to (distribution, value)",
-    lambda x: isinstance(x, nn.Module) or (isinstance(x, str) and x in NETWORKS),
+    f"one of {', '.join(map(repr, NETWORKS))}, or a hashable flax module from one observation to (distribution, value)",
+    lambda x: (isinstance(x, nn.Module) and _is_hashable(x)) or (isinstance(x, str) and x in NETWORKS),
 )
 # The built-in networks that a field makes a difference to.
 NETWORK_FIELDS = dict.fromkeys(
@@ -107,6 +107,8 @@ class Config(Settings):
             end = getattr(self, f"{name}_end")
             if getattr(self, f"{name}_schedule") == "constant" and not isinstance(end, Tracer) and np.any(end):
                 raise ConfigError.of(f"{name}_end", end, f"0 unless {name}_schedule is linear or cosine")
+        if self.batch_size >= 2**31:
+            raise ConfigError.of("num_envs", self.num_envs, f"below 2**31 / num_steps = {2**31 // self.num_steps}")
         if self.batch_size % self.num_minibatches:
             allowed = f"a divisor of num_envs * num_steps = {self.batch_size}"
             raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)
@@ -119,11 +121,14 @@ class Config(Settings):
         env = environments.make(self.env)
         if self.exact_return and not environments.is_tabular(env):
             raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
-        if self.squash_actions and not isinstance(interface.action_space(env), spaces.Box):
+        action_space = interface.action_space(env)
+        if self.squash_actions and not isinstance(action_space, spaces.Box):
             raise ConfigError.of("squash_actions", True, f"False: the actions of env={self.env!r} are not continuous")
+        if self.squash_actions and not np.all(np.isfinite([*np.ravel(action_space.low), *np.ravel(action_space.high)])):
+            raise ConfigError.of("squash_actions", True, f"False: the actions of env={self.env!r} have no bounds")
         if self.normalize_obs and interface.num_observations(env) is not None:
             raise ConfigError.of("normalize_obs", True, f"False: the observations of env={self.env!r} are indices")
-        if self.reset_pool and not interface.tells_truncation(env, env.default_params):
+        if self.reset_pool and not interface.can_restart(env, env.default_params):
             raise ConfigError.of("reset_pool", self.reset_pool, f"0: env={self.env!r} has no step without a reset")
 
     def _check_network(self) -> None:
@@ -140,8 +145,13 @@ class Config(Settings):
             if len(shape) != 3 or min(shape[:2]) < least:
                 allowed = f"for images of at least {least}x{least}, but env={self.env!r} observes {shape}"
                 raise ConfigError.of("network", "cnn", allowed)
-        if self.network == "gru" and not self.hidden_sizes:
-            raise ConfigError.of("hidden_sizes", self.hidden_sizes, "not empty, with network='gru'")
+        for name, network in (("hidden_sizes", "gru"), ("channels", "cnn")):
+            if self.network == network and not getattr(self, name):
+                raise ConfigError.of(name, (), f"not empty, with network={network!r}")
+        if self.layer_norm and not self.hidden_sizes:
+            raise ConfigError.of("layer_norm", True, "False: there are no hidden layers")
+        if self.shared_torso and not self.hidden_sizes and self.network == "mlp":
+            raise ConfigError.of("shared_torso", True, "False: there are no hidden layers to share")
         has_memory = isinstance(self.network, Recurrent) or self.network == "gru"
         if has_memory and self.num_envs % self.num_minibatches:
             allowed = f"a divisor of num_envs = {self.num_envs}, as a network with a memory learns from sequences"
@@ -161,6 +171,14 @@ class Config(Settings):
     def num_updates(self) -> int:
         """Whole updates that fit into `total_timesteps`; the rest, less than one batch, is not trained."""
         return self.total_timesteps // self.batch_size
+
+
+def _is_hashable(x: Any) -> bool:
+    try:
+        hash(x)
+    except TypeError:
+        return False
+    return True
 
 
 def _widths(name: str, sizes: Any) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ Each has `sample`, `log_prob`, `mode`, `entropy`, `masked` and `to_env`, see `Di
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ LOG_2PI = math.log(2 * math.pi)
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """What a policy network returns; `[...]` are the axes of a batch, `E` those of one action, its event."""
 
@@ -63,6 +64,7 @@ class Categorical(NamedTuple):
         to the entropy, its log-probability is the lowest finite number, whose exponential is 0, and its logit has no
         gradient.
         """
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # half as many bits would not add up to 1
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
@@ -177,7 +179,8 @@ class DiagGaussian(NamedTuple):
 
     def to_env(self, action: Array, space: Any) -> Array:
         """Clipped to the box."""
-        return jnp.clip(action.reshape(*action.shape[:-1], *space.shape), space.low, space.high)
+        action = action.reshape(*action.shape[:-1], *space.shape)
+        return jnp.clip(action, *_bounds(space, action.shape))
 
 
 class TanhGaussian(NamedTuple):
@@ -191,9 +194,12 @@ class TanhGaussian(NamedTuple):
 
     @property
     def entropy(self) -> Array:
-        """Of the `tanh`, nats, `[...]`: that of the normal plus the mean of `log(1 - tanh(x)^2)`, by quadrature."""
-        x = self.normal.mean[..., None] + jnp.exp(self.normal.log_std)[..., None] * jnp.float32(NODES)
-        narrowing = jnp.sum(log_slope(x) * jnp.float32(WEIGHTS / WEIGHTS.sum()), axis=-1)
+        """Of the `tanh`, nats, `[...]`: that of the normal plus the mean of `log(1 - tanh(x)^2)`.
+
+        By quadrature, which is within 0.002 of it for standard deviations up to e.
+        """
+        x = self.normal.mean[..., None] + jnp.multiply.outer(jnp.exp(self.normal.log_std), jnp.float32(NODES))
+        narrowing = jnp.dot(log_slope(x), jnp.float32(WEIGHTS / WEIGHTS.sum()), precision="highest")
         return self.normal.entropy + jnp.sum(narrowing, axis=-1)
 
     def sample(self, uniform: Array) -> Array:
@@ -215,7 +221,14 @@ class TanhGaussian(NamedTuple):
     def to_env(self, action: Array, space: Any) -> Array:
         """`tanh`, stretched from [-1, 1] to the box."""
         share = 0.5 * (jnp.tanh(action.reshape(*action.shape[:-1], *space.shape)) + 1)
-        return jnp.clip(space.low + share * (space.high - space.low), space.low, space.high)
+        low, high = _bounds(space, share.shape)
+        return jnp.clip((1 - share) * low + share * high, low, high)
+
+
+def _bounds(space: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """The lowest and the highest numbers of a box, for actions of a shape."""
+    low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape) for bound in (space.low, space.high))
+    return low, high
 
 
 def log_slope(x: Array) -> Array:

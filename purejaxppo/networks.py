@@ -56,7 +56,9 @@ class Norm(NamedTuple):
     bias: Array  # [outputs]
 
     def __call__(self, x: Array) -> Array:
-        return jax.nn.standardize(x, epsilon=1e-6) * self.scale + self.bias
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+        return x * jnp.broadcast_to(self.scale, x.shape) + jnp.broadcast_to(self.bias, x.shape)
 
 
 class Gates(NamedTuple):
@@ -163,7 +165,7 @@ def _end(shape: Shape, torso: Torso, x: Array, memory: Array | None) -> Array:
     activation = ACTIVATIONS[shape.activation]
     x = x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(shape.dtype)
     for layer in torso.convolutions:
-        x = activation(layer(patches(x)))
+        x = activation(convolve(layer, x))
     if torso.convolutions:
         x = x.reshape(*x.shape[:-3], -1)
     for index, layer in enumerate(torso.hidden):
@@ -172,6 +174,12 @@ def _end(shape: Shape, torso: Torso, x: Array, memory: Array | None) -> Array:
     if torso.gates is not None and memory is not None:
         x = torso.gates(x, memory.astype(shape.dtype))
     return x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float32)
+
+
+def convolve(layer: Layer, x: Array) -> Array:
+    """A 3x3 convolution as one product. The gradient of XLA's own takes 30 times as long on a CPU."""
+    rows = patches(x)
+    return layer(rows.reshape(-1, rows.shape[-1])).reshape(*rows.shape[:-1], -1)
 
 
 def patches(x: Array) -> Array:

@@ -13,10 +13,9 @@ from purejaxppo.acting import (
     Runner,
     Transition,
     environment,
-    initial_memory,
+    initial_params,
     is_recurrent,
     judge,
-    network,
     network_input,
     policy_in,
     rollout,
@@ -87,14 +86,13 @@ def init(config: Config, key: Array) -> TrainState:
     """The state before the first update: fresh networks, optimiser and environments.
 
     Raises:
-        ConfigError: the key is not a single typed key.
+        ConfigError: the key is not a single typed key, or a network of the user's does not give what it must.
     """
     check_key(key)
     key_params, key_runners, key = jax.random.split(key, 3)
     runners = jax.vmap(partial(start, config))(jax.random.split(key_runners, config.num_envs))
     x = network_input(config, jax.tree.map(lambda leaf: leaf[0], runners.obs))
-    memory = (initial_memory(config),) if is_recurrent(config) else ()
-    params = network(config).init(key_params, x, *memory)
+    params = initial_params(config, key_params, x)
     return TrainState(
         params=params,
         opt_state=_optimizer(config).init(params),

@@ -1,9 +1,13 @@
 """Strict settings for every test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
+
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 20_000
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -11,6 +15,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # Programs compiled once serve later runs of the tests.
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Every program takes memory maps, of which Linux allows a process 65,530: those of all tests may be too many."""
+    yield
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

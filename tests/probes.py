@@ -102,3 +102,34 @@ class TruncationOnly(Probe):
 
     def is_terminated(self, state, params):
         return jnp.zeros((), bool)
+
+
+class RandomEnds(Probe):
+    """Observes a random sign and the time; terminates with probability 1/5 at each step, and is cut short after 5."""
+
+    @property
+    def default_params(self):
+        return EnvParams(max_steps_in_episode=5)
+
+    def observation_space(self, params=None):
+        return spaces.Box(-9, 9, (2,), jnp.float32)
+
+    def observe(self, key, state, action, params):
+        return jnp.stack([state.sign, jnp.float32(state.time)])
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, _, info = super().step_env(key, state, action, params)
+        return obs, state, reward, jax.random.uniform(key) < 0.2, info
+
+
+class Recall(Probe):
+    """The sign is seen at the beginning only, and must be told by the action two steps later."""
+
+    def observe(self, key, state, action, params):
+        return jnp.where(state.time == 0, state.sign, 0.0)[None]
+
+    def is_terminated(self, state, params):
+        return state.time >= 3
+
+    def reward(self, state, action):
+        return jnp.where((action == 1) == (state.sign > 0), 1.0, -1.0) * (state.time == 2)

@@ -20,6 +20,7 @@ from purejaxppo import Config, ConfigError, GridWorld
 from purejaxppo.experiment import batches, files, sweeps
 from purejaxppo.experiment.sweeps import sweep
 from tests import probes
+from tests.programs import compiled_once
 
 CONFIG = Config(env=GridWorld("S.M\n.D."), num_envs=2, num_steps=8, total_timesteps=32, hidden_sizes=(4,))
 ARGUMENTS = {"num_seeds": 3, "over": {"lr": [1e-3, 1e-2], "activation": ["tanh", "relu"]}}  # 2 programs of 6 rows
@@ -29,7 +30,8 @@ NUM_BATCHES = 6  # 3 of each program
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    """Batches of 2 rows, whatever the memory."""
+    """Batches of 2 rows, whatever the memory; equal programs are compiled once for all tests."""
+    monkeypatch.setattr(sweeps, "_compile", compiled_once)
     monkeypatch.setattr(sweeps, "_largest", lambda inputs, bound: sweeps._compile(inputs, 2))
 
 
@@ -266,11 +268,12 @@ def test_a_manifest_that_is_none_is_told(directory, content):
     assert (directory / "sweep.json").read_bytes() == content
 
 
-def test_a_manifest_with_a_configuration_that_cannot_be_used_is_told(directory):
+@pytest.mark.parametrize(("lr", "said"), [(-1, "lr=-1: must be"), (None, "sweep.json: is broken")])
+def test_a_manifest_with_a_configuration_that_cannot_be_used_is_told(directory, lr, said):
     manifest = json.loads((directory / "sweep.json").read_text())
-    manifest["trials"][0]["config"]["lr"] = -1
+    manifest["trials"][0]["config"]["lr"] = lr
     (directory / "sweep.json").write_text(json.dumps(manifest))
-    with pytest.raises(ConfigError, match="lr=-1: must be"):
+    with pytest.raises(ConfigError, match=said):
         sweeps.load(directory)
 
 

@@ -1,9 +1,11 @@
 """Checkpoints: what is written comes back, and what is broken is never taken for whole."""
 
 import json
+import logging
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,13 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     assert fingerprint(found.state) == fingerprint(STATE)
     assert (found.num_updates, found.broken) == (1, [])
     assert names(tmp_path) == ["1"]
+
+
+def test_the_directory_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(Path(), 7)
+    assert fingerprint(checkpoints.load(Path(), like(), run="mine").state) == fingerprint(STATE)
+    assert names(tmp_path) == ["7"]
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Breakout-MinAtar", "DeepSea-bsuite", RandomGridWorld()], ids=str)
@@ -261,6 +270,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(step, error, tmp_pat
     assert names(tmp_path) == ["1"]
     monkeypatch.undo()
     assert checkpoints.load(tmp_path, like(), run="mine").num_updates == 1
+
+
+def test_an_error_is_told_once_and_not_logged_by_orbax_as_well(tmp_path, monkeypatch, caplog):
+    from orbax.checkpoint import v1 as ocp
+
+    def fail(*_):
+        logging.getLogger("absl").error("Traceback")
+        raise ValueError("no space")
+
+    monkeypatch.setattr(ocp, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        save(tmp_path)
+    assert caplog.text == ""
+    logging.getLogger("absl").error("said by others")
+    assert "said by others" in caplog.text
 
 
 def test_what_is_not_yet_named_is_not_a_checkpoint(tmp_path, monkeypatch):

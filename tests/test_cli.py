@@ -1,10 +1,12 @@
 """The command line, as a user meets it."""
 
 import re
+import sys
 
+import jax
 import pytest
 
-from purejaxppo import cli
+from purejaxppo import GridWorld, GridWorldParams, cli
 from tests.flags import parse
 
 SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
@@ -27,18 +29,12 @@ def test_train_prints_what_it_did(capsys):
     assert len(re.findall(r"-?\d\.\d\d", picture)) == 25
 
 
-def test_one_seed_on_another_environment(capsys):
-    assert cli.main(["train", "--env", "CartPole-v1", *SMALL]) == 0
-    out = capsys.readouterr().out
-    assert "1 agent from seed 0" in out
-    assert "one seed: no interval" in out
-
-
-def test_a_map_file_with_parameters(capsys, tmp_path):
+def test_a_map_file_with_parameters(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("S.M\n.D.\n")
-    assert cli.main(["train", "--env", str(path), "--env-params", "slip=0.5", "max_steps_in_episode=7", *SMALL]) == 0
-    assert "GridWorld" in capsys.readouterr().out
+    config, _ = parse(["train", "--env", str(path), "--env-params", "slip=0.5", "max_steps_in_episode=7", *SMALL])
+    params = GridWorldParams(slip=0.5, max_steps_in_episode=7)
+    assert (config.env, config.env_params) == (GridWorld("S.M\n.D."), params)
 
 
 def test_flags_reach_the_configuration():
@@ -68,6 +64,9 @@ def test_flags_reach_the_configuration():
     [
         ([], "subcommand"),
         (["nope"], "nope"),
+        (["--tyro-print-completion", "tcsh"], "--tyro-print-completion tcsh: must be one of bash, zsh, fish"),
+        (["--tyro-print-completion", "nope"], "must be one of bash, zsh, fish"),
+        (["--tyro-write-completion", "bash", "/nowhere/x"], "/nowhere/x: cannot be written to (No such file"),
         (["train", "--gama", "1"], "--gama"),
         (["train", "--lr"], "--lr"),
         (["train", "--lr", "abc"], "'abc'"),
@@ -93,6 +92,40 @@ def test_a_mistake_is_one_line_and_status_2_before_anything_compiles(argv, said,
     assert out == ""
     assert err.count("\n") == 1
     assert said in err
+
+
+@pytest.mark.parametrize("line", ["lr = {a = 1}", "num_envs = 'a'"])
+def test_a_preset_of_the_wrong_types_is_one_line(line, capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text(line)
+    assert cli.main(["train", "--preset", str(tmp_path / "mine.toml")]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"purejaxppo: {line.split()[0]}=")
+
+
+def test_ctrl_c_ends_the_process_before_xla_can_crash_in_its_shutdown(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    statuses = []
+    monkeypatch.setattr(cli.train, "train_at_once", interrupt)
+    monkeypatch.setattr(sys, "argv", ["purejaxppo", "train", *SMALL])
+    monkeypatch.setattr("os._exit", statuses.append)
+    assert cli.main(["train", *SMALL]) == 130
+    assert statuses == []
+    cli.main()
+    assert statuses == [130]
+    assert capsys.readouterr().err == "purejaxppo: interrupted\n" * 2
+
+
+def test_too_little_memory_is_one_line(capsys, monkeypatch):
+    def exhaust(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.\nmore")
+
+    monkeypatch.setattr(cli.train, "train_at_once", exhaust)
+    assert cli.main(["train", *SMALL]) == 2
+    expected = "purejaxppo: the memory does not suffice (RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.)\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_broken_map_is_one_line_with_its_place(capsys, tmp_path):

@@ -72,6 +72,8 @@ def test_other_environments_get_the_pictures_that_need_no_map(tmp_path, capsys, 
     assert names(tmp_path / "new") == expected
     out = capsys.readouterr().out
     assert f"{', '.join(expected)} in {tmp_path / 'new'}" in out
+    assert "1 agent from seed 0" in out
+    assert "one seed: no interval" in out
     assert "optimal return" not in out
     assert "gap" not in out
     check_images(tmp_path / "new")
@@ -84,15 +86,6 @@ def test_a_run_in_which_no_episode_ends_is_drawn_too(tmp_path, monkeypatch):
     flags = ["--env", "CartPole-v1", "--num-envs", "4", "--num-steps", "4", "--total-timesteps", "32"]
     assert cli.main(["train", *flags, "--hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
     assert names(tmp_path / "new") == ALWAYS
-
-
-def test_nothing_is_drawn_unasked(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for name in ("draw_learning", "draw_map", "draw_updates", "draw_movies", "show"):
-        monkeypatch.setattr(pictures, name, lambda *_: pytest.fail("drawn"))
-    assert cli.main(["train", *SMALL]) == 0
-    assert names(tmp_path) == []
-    assert "throughput" in capsys.readouterr().out
 
 
 def test_maps_and_walks_are_of_the_agent_with_the_median_return(tmp_path, monkeypatch):
@@ -161,9 +154,13 @@ def test_another_mistake_leaves_no_directory_behind(flags, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_exact_lines_are_what_optimality_says(capsys):
+def test_exact_lines_are_what_optimality_says_and_nothing_is_drawn_unasked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("draw_learning", "draw_map", "draw_updates", "draw_movies", "show"):
+        monkeypatch.setattr(pictures, name, lambda *_: pytest.fail("drawn"))
     flags = ["--env", "FrozenLake-misc", *SMALL, "--total-timesteps", "1024", "--num-seeds", "3", "--seed", "7"]
     assert cli.main(["train", *flags]) == 0
+    assert names(tmp_path) == []
     out = capsys.readouterr().out
     config, seeds = parse(["train", *flags])
     states, _ = trained(config, seeds)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purejaxppo import cli, train
+from purejaxppo import cli
 from purejaxppo.cli import progress
 from purejaxppo.experiment import files, load, logs, runs
 from purejaxppo.experiment.loop import Progress
@@ -68,8 +68,11 @@ def test_a_run_that_is_stopped_resumed_and_used(tmp_path, capsys, monkeypatch):
     assert "optimal return" in out
 
 
-def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys):
-    flags = ["train", *MANY, "--lr", "0.05", "--seed", "7"]
+def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys, monkeypatch):
+    at_once = []
+    train_at_once = cli.train.train_at_once
+    monkeypatch.setattr(cli.train, "train_at_once", lambda *args: at_once.append(train_at_once(*args)) or at_once[0])
+    flags = ["train", *MANY, *SHORT, "--lr", "0.05", "--seed", "7"]
     assert main(*flags) == 0
     alone = capsys.readouterr().out
     assert main(*flags, "--directory", tmp_path) == 0
@@ -81,18 +84,17 @@ def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys):
     assert without_times(alone) == without_times(kept)
     config, seeds = parse(flags)
     found, state = load(tmp_path)
-    expected, metrics = jax.vmap(train, in_axes=(None, 0))(config, seeds.keys)
     assert found == config
-    for leaf, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
+    for leaf, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(at_once[0].state.params), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(logs.read_metrics(tmp_path)["entropy"], metrics["entropy"], rtol=1e-4)
+    np.testing.assert_allclose(logs.read_metrics(tmp_path)["entropy"], at_once[0].metrics["entropy"], rtol=1e-4)
     np.testing.assert_array_equal(jax.random.key_data(runs.load_key(tmp_path)), jax.random.key_data(seeds.keys))
 
 
-def test_silence(tmp_path, capsys):
-    assert main("train", *SMALL, *QUICK, "--silent", "--directory", tmp_path / "run") == 0
-    assert main("resume", tmp_path / "run", "--silent") == 0
-    assert main("train", *SMALL, "--silent") == 0
+def test_silence_in_a_relative_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main("train", *SMALL, *QUICK, "--silent", "--directory", "deep/run") == 0
+    assert main("resume", "deep/run", "--silent") == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -114,6 +116,16 @@ def test_flags_reach_the_run(tmp_path, capsys):
     assert main("train", *SMALL, *QUICK, "--overwrite", "--directory", directory) == 0
     assert logs.read_evaluations(directory) == {}
 
+    (directory / files.REPORT).write_text('{"seconds": 1}')
+    capsys.readouterr()
+    assert main("resume", directory) == 2
+    assert capsys.readouterr() == ("", f"purejaxppo: {directory / files.REPORT}: is broken\n")
+    (directory / files.METRICS).write_text("")
+    for command in ("evaluate", "plot", "render"):
+        assert main(command, directory) == 2
+        expected = f"purejaxppo: directory={str(directory)!r}: has a broken record: there are not all returns in it\n"
+        assert capsys.readouterr() == ("", expected)
+
 
 @pytest.mark.parametrize(
     ("argv", "said"),
@@ -123,6 +135,10 @@ def test_flags_reach_the_run(tmp_path, capsys):
         (["train", "--tensorboard"], "tensorboard=True: needs --directory"),
         (["train", "--directory", "full", "--plot", "new"], "directory='full': must be a new or empty directory"),
         (["train", "--directory", "full/file"], "directory='full/file': cannot be written to (Not a directory)"),
+        (
+            ["train", "--directory", "full/file/new"],
+            "directory='full/file/new': cannot be written to (Not a directory)",
+        ),
         (["train", "--directory", "new", "--num-evaluations", "-1"], "num_evaluations=-1: must be an integer >= 0"),
         (["train", "--directory", "new", "--keep-checkpoints", "0"], "keep_checkpoints=0: must be an integer >= 1"),
         (["resume"], "PATH"),
@@ -149,23 +165,23 @@ def test_a_mistake_is_one_line_and_status_2_and_leaves_nothing(argv, said, tmp_p
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["full", "full/file"]
 
 
-def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys):
-    env = ["--env", "DeepSea-bsuite"]
-    assert main("train", *env, *SMALL, *QUICK, "--directory", tmp_path / "run") == 0
+def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys, monkeypatch):
+    assert main("train", *SMALL, *QUICK, "--silent", "--directory", tmp_path / "run") == 0
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     capsys.readouterr()
     assert main("plot", tmp_path / "run", "--output", tmp_path / "full") == 2
     assert "must be a new or empty directory; nothing is overwritten" in capsys.readouterr().err
+    monkeypatch.setattr("purejaxppo.experiment.render.can_draw", lambda env: False)
     assert main("render", tmp_path / "run", "--output", tmp_path / "new") == 2
-    assert "env='DeepSea-bsuite': must be a GridWorld, or one that gymnax draws" in capsys.readouterr().err
+    assert "env='GridWorld-treasure': must be a GridWorld, or one that gymnax draws" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
 def test_a_logger_that_is_not_installed_is_told_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main("train", *SMALL, "--directory", tmp_path / "run", "--wandb", "mine") == 2
-    assert "wandb: needs pip install 'purejaxppo[wandb]'" in capsys.readouterr().err
+    assert capsys.readouterr() == ("", "purejaxppo: wandb: needs pip install 'purejaxppo[wandb]'\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -261,20 +277,28 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     assert out == ""
 
 
-@pytest.mark.parametrize("chosen", [None, "theirs"])
-def test_compiled_programs_are_kept_in_the_users_cache(chosen, tmp_path):
-    """In a process of its own, which has no cache yet."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+def in_a_process(tmp_path, *command, **variables):
+    """A process of its own, which has no cache yet."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     variables |= {"XDG_CACHE_HOME": str(tmp_path / "cache")} | FAST_COMPILING
-    variables |= {} if chosen is None else {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / chosen)}
-    command = [sys.executable, "-m", "purejaxppo", "train", *SMALL, *QUICK, "--directory", str(tmp_path / "run")]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], env=kept | variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    expected = tmp_path / (chosen or "cache/purejaxppo")
-    assert any("_advance" in path.name for path in expected.iterdir())
-    assert {path.name for path in tmp_path.iterdir()} == {chosen or "cache", "run"}
-    imported = [sys.executable, "-X", "importtime", "-c", "import purejaxppo.cli"]
-    modules = subprocess.run(imported, env=variables, capture_output=True, text=True).stderr
+    return done
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
+    in_a_process(tmp_path, "-m", "purejaxppo", "train", *SMALL, *QUICK, "--directory", str(tmp_path / "run"))
+    assert any("_advance" in path.name for path in (tmp_path / "cache" / "purejaxppo").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "run"}
+
+
+def test_the_users_own_cache_is_respected_and_what_takes_long_is_imported_late(tmp_path):
+    code = "import jax; from purejaxppo import cli; cli.main(['describe']); jax.jit(lambda x: x + 1)(1)"
+    theirs = tmp_path / "theirs"
+    chosen = {"JAX_COMPILATION_CACHE_DIR": str(theirs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    modules = in_a_process(tmp_path, "-X", "importtime", "-c", code, **chosen).stderr
+    assert list(theirs.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"theirs"}
     for late in ("seaborn", "matplotlib.pyplot", "orbax", "scipy.stats", "tensorboardX", "wandb"):
         assert f" {late}\n" not in modules
     assert " gymnax\n" in modules

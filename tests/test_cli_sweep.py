@@ -72,6 +72,8 @@ def test_the_same_command_goes_on(swept, capsys):
     [
         (["sweep", "--over", "lr"], "over='lr'"),
         (["sweep", "--over", "lr=1", "lr=2"], "lr occurs twice"),
+        (["sweep", "--over", "lr=1]\nx=[2"], "must be one line"),
+        (["sweep", "--over", "lr=1", "--threshold", "nan"], "threshold=nan"),
         (["sweep", "--over", "lrr=1"], "did you mean 'lr'"),
         (["sweep", "--over", "lr=-1"], "lr=-1"),
         (["sweep", "--over", "activation=tanh,gelu"], "activation='gelu'"),
@@ -88,6 +90,17 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_after_ctrl_c_it_is_said_what_is_kept(kept, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("purejaxppo.cli.sweep.sweep", interrupt)
+    assert main(["sweep", *SMALL, *(["--directory", str(tmp_path)] if kept else [])]) == 130
+    rest = "; finished batches are kept: the same command goes on" if kept else ""
+    assert capsys.readouterr().err == f"purejaxppo: interrupted{rest}\n"
 
 
 def test_another_sweep_in_the_same_directory_is_refused(swept, capsys):

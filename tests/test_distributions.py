@@ -1,4 +1,4 @@
-"""`Categorical` against SciPy in float64, and the promise that masked actions have probability exactly 0."""
+"""Distributions against SciPy in float64, and the promise that masked actions have probability exactly 0."""
 
 import itertools
 
@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.special
 import scipy.stats
+from gymnax.environments import spaces
 
-from purejaxppo.distributions import Categorical
+from purejaxppo.distributions import Categorical, DiagGaussian, Distribution, MultiCategorical, TanhGaussian
 
 MASKS = np.array([mask for mask in itertools.product([False, True], repeat=4) if any(mask)])  # [15, 4]
 BELOW_1 = np.nextafter(np.float32(1), np.float32(0))
@@ -201,3 +203,250 @@ def test_adding_a_constant_to_the_logits_changes_nothing(constant):
         Categorical.from_logits(logits, mask), Categorical.from_logits(logits + np.float32(constant), mask), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_logits_of_half_precision_are_normalised_in_float32(dtype):
+    logits = jnp.asarray(random_logits(17, 20, 18), dtype)
+    dist = Categorical.from_logits(logits, masks_for(17, 20, 18))
+    assert all(leaf.dtype == jnp.float32 for leaf in dist)
+    np.testing.assert_allclose(np.exp(dist.log_probs).sum(axis=-1), 1, rtol=1e-5)
+
+
+SIZES = 2, 5, 3
+
+
+def multi_categorical(seed, rows=40):
+    """`(logits, distribution)`; the logits of categories that do not exist are the largest."""
+    logits = random_logits(seed, rows, 3, 5)
+    for k, size in enumerate(SIZES):
+        logits[:, k, size:] = 30
+    return logits, MultiCategorical.from_logits(jnp.asarray(logits), SIZES)
+
+
+def choice_masks(seed, rows=40):
+    """Random masks `[rows, K, C]` with an existing category for each choice, true for those that do not exist."""
+    mask = np.stack([masks_for(seed + k, rows, 5) for k in range(3)], axis=1)
+    for k, size in enumerate(SIZES):
+        mask[:, k, :size] = masks_for(seed + 9 + k, rows, size)
+        mask[:, k, size:] = True
+    return mask
+
+
+def test_a_vector_of_choices_is_its_choices():
+    logits, dist = multi_categorical(13)
+    log_probs = [scipy.special.log_softmax(np.float64(logits[:, k, :size]), axis=-1) for k, size in enumerate(SIZES)]
+    entropy = sum(scipy.stats.entropy(np.exp(one), axis=-1) for one in log_probs)
+    np.testing.assert_allclose(dist.entropy, entropy, rtol=1e-5)
+    total = np.zeros(40)
+    for action in itertools.product(*map(range, SIZES)):
+        expected = sum(one[:, a] for one, a in zip(log_probs, action, strict=True))
+        log_prob = dist.log_prob(jnp.broadcast_to(jnp.array(action), (40, 3)))
+        np.testing.assert_allclose(log_prob, expected, rtol=1e-5, atol=1e-5)
+        total += np.exp(np.float64(log_prob))
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+    np.testing.assert_array_equal(dist.mode(), np.stack([np.argmax(one, axis=-1) for one in log_probs], axis=1))
+    assert dist.mode().dtype == dist.sample(jnp.zeros((40, 3))).dtype == jnp.int32
+
+
+def test_choices_are_drawn_apart_and_only_from_what_exists():
+    logits, dist = multi_categorical(14, rows=1)
+    one = jax.tree.map(lambda leaf: leaf[0], dist)
+    drawn = np.asarray(jax.vmap(one.sample)(jax.random.uniform(jax.random.key(0), (60_000, 3))))
+    probs = [scipy.special.softmax(np.float64(logits[0, k, :size])) for k, size in enumerate(SIZES)]
+    counts = np.zeros(SIZES)
+    np.add.at(counts, tuple(drawn.T), 1)
+    expected = 60_000 * np.einsum("i,j,k->ijk", *probs)
+    likely = expected > 5
+    left = [[x[~likely].sum()] for x in (counts, expected)]
+    observed, expected = (np.append(x[likely], rest) for x, rest in zip((counts, expected), left, strict=True))
+    assert scipy.stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_a_masked_vector_of_choices_at_every_edge(scale):
+    mask = choice_masks(15)
+    logits, _ = multi_categorical(15)
+    dist = MultiCategorical.from_logits(jnp.asarray(scale * logits), SIZES).masked(jnp.asarray(mask))
+    allowed = mask & (np.arange(5) < np.array(SIZES)[:, None])
+    for uniform in (0, 2**-24, 0.3, 0.9, LARGEST_UNIFORM, BELOW_1):
+        drawn = np.asarray(dist.sample(jnp.full((40, 3), uniform)))
+        assert np.all(np.take_along_axis(allowed, drawn[..., None], axis=-1))
+    assert np.all(np.take_along_axis(allowed, np.asarray(dist.mode())[..., None], axis=-1))
+    assert np.all(np.isfinite(dist.entropy))
+    expected = np.zeros(40)
+    for i, k in np.ndindex(40, 3):
+        one = scipy.special.log_softmax(scale * np.float64(logits[i, k, allowed[i, k]]))
+        expected[i] += scipy.stats.entropy(np.exp(one))
+        log_probs = np.asarray(dist.choices.log_probs[i, k])
+        np.testing.assert_allclose(log_probs[allowed[i, k]], one, rtol=1e-4, atol=1e-4)
+        assert np.all(np.exp(log_probs[~allowed[i, k]]) == 0)
+    np.testing.assert_allclose(dist.entropy, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_masked_choices_are_finite_and_0_where_masked():
+    mask, (logits, _) = choice_masks(16), multi_categorical(16)
+    allowed = mask & (np.arange(5) < np.array(SIZES)[:, None])
+
+    def loss(logits):
+        dist = MultiCategorical.from_logits(logits, SIZES).masked(jnp.asarray(mask))
+        return jnp.sum(dist.entropy + 1e3 * dist.log_prob(dist.mode()))
+
+    gradient = np.asarray(jax.grad(loss)(jnp.asarray(logits)))
+    assert np.all(np.isfinite(gradient))
+    # Of categories that do not exist there is none; of masked ones, rounding leaves some: they were normalised before.
+    assert np.all(gradient[np.broadcast_to(np.arange(5) >= np.array(SIZES)[:, None], allowed.shape)] == 0)
+    np.testing.assert_allclose(gradient[~allowed], 0, atol=1e-3)
+    alone = allowed.sum(axis=-1) == 1  # such a choice is no choice
+    np.testing.assert_allclose(gradient[alone], 0, atol=1e-3)
+    assert np.all(np.any(gradient[~alone] != 0, axis=-1))
+
+
+def gaussian(seed, rows=50, size=3, scale=1.0):
+    rng = np.random.default_rng(seed)
+    mean, log_std = rng.normal(size=(2, rows, size)).astype(np.float32)
+    return DiagGaussian(jnp.asarray(scale * mean), jnp.asarray(0.5 * log_std))
+
+
+def as_scipy(normal):
+    return scipy.stats.norm(np.float64(normal.mean), np.exp(np.float64(normal.log_std)))
+
+
+def test_gaussian_log_prob_entropy_and_mode():
+    dist = gaussian(0)
+    action = np.float32(np.random.default_rng(1).normal(size=(50, 3)) * 3)
+    np.testing.assert_allclose(dist.log_prob(action), as_scipy(dist).logpdf(action).sum(axis=-1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dist.entropy, as_scipy(dist).entropy().sum(axis=-1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(dist.mode(), dist.mean)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_gaussian_samples_are_normal(index):
+    dist = jax.tree.map(lambda leaf: leaf[index], gaussian(2))
+    drawn = np.asarray(jax.vmap(dist.sample)(jax.random.uniform(jax.random.key(index), (20_000, 3))))
+    for k in range(3):
+        one = scipy.stats.norm(dist.mean[k], np.exp(dist.log_std[k]))
+        assert scipy.stats.kstest(drawn[:, k], one.cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.04
+
+
+def test_gaussian_sample_inverts_the_cumulative_distribution():
+    dist = gaussian(3)
+    for uniform in (2**-23, 1e-5, 0.1, 0.5, 0.75, 0.99, 1 - 2**-20):
+        expected = as_scipy(dist).ppf(np.float32(uniform))
+        np.testing.assert_allclose(dist.sample(jnp.full((50, 3), uniform)), expected, rtol=2e-3, atol=1e-4)
+    ends = [np.asarray(dist.sample(jnp.full((50, 3), x))) for x in (0.0, 2**-23, 1 - 2**-23, BELOW_1)]
+    assert np.all(np.isfinite(ends))
+    assert np.all(np.diff(ends, axis=0) > 0)
+
+
+@pytest.mark.parametrize("mean", [0.0, -1e4, 1e4])
+@pytest.mark.parametrize("log_std", [-20.0, 0.0, 20.0])
+@pytest.mark.parametrize("squash", [False, True])
+def test_extreme_gaussians_are_finite_and_so_are_their_gradients(mean, log_std, squash):
+    def numbers(mean, log_std, uniform):
+        normal = DiagGaussian(mean, log_std)
+        dist = TanhGaussian(normal) if squash else normal
+        action = jax.lax.stop_gradient(dist.sample(uniform))
+        return jnp.stack([dist.log_prob(action), dist.log_prob(dist.mode()), dist.entropy])
+
+    for uniform in (0.0, 0.5, BELOW_1):
+        args = jnp.full(2, mean), jnp.full(2, log_std), jnp.full(2, uniform)
+        assert np.all(np.isfinite(numbers(*args)))
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.jacobian(numbers, (0, 1))(*args))
+
+
+def log_density_of_tanh(y, mean, std):
+    """By the change of variables, in float64."""
+    return scipy.stats.norm.logpdf(np.arctanh(y), mean, std) - np.log1p(-(y**2))
+
+
+def test_tanh_log_prob():
+    dist = TanhGaussian(gaussian(4))
+    x = np.float32(np.random.default_rng(5).normal(size=(50, 3)))
+    mean, std = np.float64(dist.normal.mean), np.exp(np.float64(dist.normal.log_std))
+    expected = log_density_of_tanh(np.tanh(np.float64(x)), mean, std).sum(axis=-1)
+    np.testing.assert_allclose(dist.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+    # Where tanh is 1 in float32, and in float64: log(1 - tanh(x)^2) is 2 (log 2 - |x|) there.
+    far = np.float32([[15.0, -15.0, 40.0]])
+    at = jax.tree.map(lambda leaf: leaf[:1], dist)
+    expected = scipy.stats.norm.logpdf(far, mean[:1], std[:1]) - 2 * (np.log(2) - np.abs(far))
+    np.testing.assert_allclose(at.log_prob(far), expected.sum(axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [0.0, -0.7, 2.0, 6.0])
+@pytest.mark.parametrize("log_std", [-4.0, -1.0, 0.0, 1.0])
+def test_tanh_density_integrates_to_1_and_its_entropy_is_that_integral(mean, log_std):
+    dist = TanhGaussian(DiagGaussian(jnp.full(1, mean), jnp.full(1, log_std)))
+    std = np.exp(log_std)
+    x = np.linspace(mean - 9 * std, mean + 9 * std, 20_001)
+    log_prob = np.float64(jax.vmap(dist.log_prob)(jnp.asarray(x, jnp.float32)[:, None]))
+    slope = np.exp(2 * (np.log(2) - x - np.logaddexp(0, -2 * x)))  # dy / dx
+    density = np.exp(log_prob) * slope
+    np.testing.assert_allclose(scipy.integrate.trapezoid(density, x), 1, rtol=1e-4)
+    entropy = -scipy.integrate.trapezoid(density * log_prob, x)
+    np.testing.assert_allclose(dist.entropy, entropy, atol=2e-3)
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_tanh_samples_have_that_density(index):
+    dist = TanhGaussian(jax.tree.map(lambda leaf: leaf[index, :1], gaussian(6)))
+    drawn = jax.vmap(dist.sample)(jax.random.uniform(jax.random.key(1), (20_000, 1)))
+    box = spaces.Box(-1, 1, (1,))
+    y = np.float64(dist.to_env(drawn, box))[:, 0]
+    mean, std = float(dist.normal.mean[0]), float(np.exp(dist.normal.log_std[0]))
+    assert scipy.stats.kstest(y, lambda y: scipy.stats.norm.cdf(np.arctanh(y), mean, std)).pvalue > 1e-3
+    np.testing.assert_allclose(dist.to_env(dist.mode(), box), np.tanh(dist.normal.mean), rtol=1e-5)
+
+
+BOXES = {
+    "one number": spaces.Box(-2.0, 3.0, ()),
+    "scalars": spaces.Box(-1, 1, (2,)),
+    "arrays": spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 0.25]), (2,)),
+    "matrix": spaces.Box(-np.arange(1.0, 7.0).reshape(2, 3), jnp.ones((2, 3)), (2, 3)),
+    "integers": spaces.Box(np.array([-1, 2]), np.array([4, 7]), (2,)),
+    "a point": spaces.Box(0.1, 0.1, (2,)),
+    "huge": spaces.Box(-3e38, 3e38, (2,)),
+    "far off": spaces.Box(np.float32(1e7), np.float32(1e7 + 1), (2,)),
+}
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+@pytest.mark.parametrize("squash", [False, True])
+def test_actions_are_in_the_box(box, squash):
+    size = int(np.prod(box.shape))
+    low, high = (np.broadcast_to(np.float32(bound), box.shape).reshape(-1) for bound in (box.low, box.high))
+    x = np.concatenate([np.linspace(-20, 20, 41), [-3e38, -1e4, 1e4, 3e38, 0]])
+    x = np.broadcast_to(np.float32(x)[:, None], (46, size))
+    normal = DiagGaussian(jnp.zeros((46, size)), jnp.zeros((46, size)))
+    dist = TanhGaussian(normal) if squash else normal
+    action = np.asarray(dist.to_env(jnp.asarray(x), box))
+    assert action.shape == (46, *box.shape)
+    assert action.dtype == np.float32
+    action = action.reshape(46, -1)
+    assert np.all((action >= low) & (action <= high))
+    middle, half = (np.float64(low) + high) / 2, (np.float64(high) - low) / 2
+    expected = middle + half * np.tanh(np.float64(x)) if squash else np.clip(x, low, high)
+    np.testing.assert_allclose(action, expected, rtol=1e-6, atol=1e-6 * half.max())
+    np.testing.assert_array_equal(action[[41, 44]], [low, high])
+    assert dist.to_env(jnp.asarray(x[7]), box).shape == box.shape  # without a batch
+
+
+def test_an_open_box_clips_nothing():
+    x = jnp.array([[-1e30, 3.0]])
+    box = spaces.Box(-np.inf, np.array([np.inf, 2.0]), (2,))
+    np.testing.assert_array_equal(DiagGaussian(x, x).to_env(x, box), np.float32([[-1e30, 2.0]]))
+
+
+def test_only_choices_can_be_masked():
+    normal = gaussian(7)
+    for dist in (normal, TanhGaussian(normal)):
+        with pytest.raises(ValueError, match="discrete"):
+            dist.masked(jnp.ones((50, 3), bool))
+
+
+def test_all_are_distributions():
+    normal = gaussian(8)
+    every = Categorical.from_logits(jnp.zeros(3)), multi_categorical(8)[1], normal, TanhGaussian(normal)
+    assert all(isinstance(dist, Distribution) for dist in every)
+    assert not isinstance(jnp.zeros(3), Distribution)

@@ -4,11 +4,14 @@ import copy
 import dataclasses
 import pickle
 import re
+from functools import partial
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.environments import spaces
 
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorldParams, RandomGridWorldParams
@@ -27,6 +30,8 @@ from purejaxppo.fields import (
     traced,
     unknown_name,
 )
+from tests import probes
+from tests.test_interface import FiveValues, SixValues
 
 
 class Small(Settings):
@@ -372,6 +377,65 @@ def test_every_field_says_what_it_is(cls):
 )
 def test_config_names_field_value_and_what_is_allowed(name, value, allowed):
     assert refused(Config, **{name: value}) == allowed
+
+
+CARTPOLE, IMAGES, PENDULUM = {"env": "CartPole-v1"}, {"env": "Breakout-MinAtar"}, {"env": "Pendulum-v1"}
+
+
+class Unbounded(probes.Probe):
+    def action_space(self, params=None):
+        return spaces.Box(np.array([-1.0, -np.inf]), np.array([1.0, 1.0]), (2,))
+
+
+@pytest.mark.parametrize(
+    ("others", "name", "value", "allowed"),
+    [
+        (CARTPOLE, "network", "cnn", "for images of at least 3x3, but env='CartPole-v1' observes (4,)"),
+        ({}, "network", "cnn", "for images of at least 3x3, but env='GridWorld-treasure' observes ()"),
+        (IMAGES | {"channels": (8,) * 5}, "network", "cnn", "for images of at least 11x11, but env='Breakout-MinAtar'"),
+        (IMAGES | {"network": "cnn"}, "channels", (), "not empty, with network='cnn'"),
+        (IMAGES | {"network": "cnn"}, "channels", (0,), "a sequence of integers >= 1"),
+        ({}, "channels", (8,), "(16,), which is not used, with network='mlp'"),
+        ({"network": "gru"}, "channels", (8,), "(16,), which is not used, with network='gru'"),
+        ({"network": "gru"}, "hidden_sizes", (), "not empty, with network='gru'"),
+        ({"hidden_sizes": ()}, "layer_norm", True, "False: there are no hidden layers"),
+        ({"hidden_sizes": ()}, "shared_torso", True, "False: there are no hidden layers to share"),
+        ({"network": "gru"}, "num_minibatches", 8, "a divisor of num_envs = 4, as a network with a memory learns from"),
+        ({}, "network", "lstm", "one of 'mlp', 'cnn', 'gru', or a hashable flax module"),
+        (CARTPOLE, "squash_actions", True, "False: the actions of env='CartPole-v1' are not continuous"),
+        ({"env": Unbounded()}, "squash_actions", True, "False: the actions of env="),
+        ({}, "normalize_obs", True, "False: the observations of env='GridWorld-treasure' are indices"),
+        (CARTPOLE, "exact_return", True, "False: no model is known of env='CartPole-v1'"),
+        (CARTPOLE, "reset_pool", -1, "an integer >= 0"),
+        (CARTPOLE, "reset_pool", 1.5, "an integer >= 0"),
+        ({}, "dtype", "float16", "one of 'float32', 'bfloat16'"),
+        ({}, "layer_norm", 1, "True or False"),
+        ({}, "shared_torso", "yes", "True or False"),
+        ({}, "target_kl", 0, "a finite number > 0, or None"),
+        ({}, "target_kl", -0.1, "a finite number > 0, or None"),
+        ({}, "dual_clip", 1.0, "a finite number > 1, or None"),
+        ({}, "dual_clip", "3", "a finite number > 1, or None"),
+        ({}, "huber_delta", 0.0, "a finite number > 0, or None"),
+        ({}, "huber_delta", np.nan, "a finite number > 0, or None"),
+    ],
+)
+def test_config_names_what_does_not_fit_together(others, name, value, allowed):
+    assert refused(partial(Config, **others), **{name: value}).startswith(allowed)
+
+
+class Wrapped:
+    """As gymnax's wrappers: `step_env` is that of the environment inside, whatever the wrapper does in `step`."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+
+def test_pools_need_an_environment_that_does_not_reset_itself():
+    for env in (FiveValues(), SixValues(), Wrapped(gymnax.make("CartPole-v1")[0])):
+        assert "has no step without a reset" in refused(partial(Config, env=env), reset_pool=4)
 
 
 @pytest.mark.parametrize("value", [8, "88", None, (8.0,), (True,), (0,), (8, -1), ("8",), {8}, np.array([8])], ids=repr)

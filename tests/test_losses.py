@@ -36,24 +36,36 @@ def random_inputs(seed, spread=0.3):
     return *now, batch_of(old, value, advantage, target)
 
 
-def reference(log_prob, entropy, value, batch, *, clip_eps, vf_coef, ent_coef, clip_value):
-    """The paper's formula, sample by sample, in float64."""
+def reference(
+    log_prob, entropy, value, batch, *, clip_eps, vf_coef, ent_coef, clip_value, dual_clip=None, huber_delta=None
+):
+    """The papers' formulas, sample by sample, in float64."""
+
+    def error_of(difference):
+        size = abs(difference)
+        if huber_delta is not None and size > huber_delta:
+            return huber_delta * (size - huber_delta / 2)
+        return size**2 / 2
+
     surrogate = value_error = total_entropy = kl = clipped = 0.0
     for i in range(len(log_prob)):
         new, old, v, v_old, advantage, target = (
             float(x[i]) for x in (log_prob, batch.log_prob, value, batch.value, batch.advantage, batch.target)
         )
         ratio = np.exp(new - old)
-        surrogate += min(ratio * advantage, min(max(ratio, 1 - clip_eps), 1 + clip_eps) * advantage)
-        error = (v - target) ** 2
+        one = min(ratio * advantage, min(max(ratio, 1 - clip_eps), 1 + clip_eps) * advantage)
+        if dual_clip is not None and advantage < 0:
+            one = max(one, dual_clip * advantage)
+        surrogate += one
+        error = error_of(v - target)
         if clip_value:
-            error = max(error, (v_old + min(max(v - v_old, -clip_eps), clip_eps) - target) ** 2)
+            error = max(error, error_of(v_old + min(max(v - v_old, -clip_eps), clip_eps) - target))
         value_error += error
         total_entropy += float(entropy[i])
         kl += np.expm1(new - old) - (new - old)
         clipped += not 1 - clip_eps <= ratio <= 1 + clip_eps
     n = len(log_prob)
-    policy_loss, value_loss, mean_entropy = -surrogate / n, value_error / n / 2, total_entropy / n
+    policy_loss, value_loss, mean_entropy = -surrogate / n, value_error / n, total_entropy / n
     loss = policy_loss + vf_coef * value_loss - ent_coef * mean_entropy
     return loss, {
         "policy_loss": policy_loss,
@@ -77,6 +89,51 @@ def test_is_the_formula_of_the_paper(clip_value, spread):
         for name, value in metrics.items():
             assert value.shape == ()
             np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-5, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("clip_value", [False, True])
+@pytest.mark.parametrize(("dual_clip", "huber_delta"), [(1.5, None), (None, 0.7), (3.0, 0.1), (1.01, 1e3)])
+def test_dual_clip_and_huber_are_their_formulas(clip_value, dual_clip, huber_delta):
+    for seed in range(8):
+        inputs = random_inputs(seed, spread=1.0)
+        kwargs = {**COEFFICIENTS, "clip_value": clip_value, "dual_clip": dual_clip, "huber_delta": huber_delta}
+        loss, metrics = loss_of(*inputs, **kwargs)
+        expected_loss, expected_metrics = reference(*inputs, **kwargs)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-5, atol=1e-5)
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-5, atol=2e-6, err_msg=name)
+    # Where they bind, they change the loss, and far enough away they do not.
+    plain, _ = loss_of(*inputs, **COEFFICIENTS, clip_value=clip_value)
+    assert loss != plain or (dual_clip, huber_delta) == (None, None)
+    far, _ = loss_of(*inputs, **COEFFICIENTS, clip_value=clip_value, dual_clip=1e4, huber_delta=1e4)
+    np.testing.assert_array_equal(far, plain)
+
+
+def test_dual_clip_cuts_the_gradient_of_large_ratios_only_where_the_advantage_is_negative():
+    log_ratio = np.tile(np.float32([-1.0, 0.1, 0.5, 0.8, 3.0, 30.0]), 2)
+    advantage = np.repeat(np.float32([-1.5, 1.5]), 6)
+    ratio, zeros = np.exp(np.float64(log_ratio)), jnp.zeros(12)
+    batch = batch_of(advantage=jnp.asarray(advantage), size=12)
+    gradient, _, _ = gradients(log_ratio, zeros, zeros, batch, **COEFFICIENTS, dual_clip=2.0)
+    cut = np.where(advantage > 0, ratio > 1.2, (ratio < 0.8) | (ratio > 2))
+    np.testing.assert_allclose(gradient, np.where(cut, 0, -advantage * ratio / 12), rtol=1e-5)
+
+
+def test_huber_bounds_the_gradient():
+    log_prob, entropy, value, batch = random_inputs(4)
+    _, _, gradient = gradients(log_prob, entropy, value, batch, **COEFFICIENTS, huber_delta=0.3)
+    error = np.float64(value) - np.float64(batch.target)
+    assert 0 < np.sum(np.abs(error) > 0.3) < SIZE
+    np.testing.assert_allclose(gradient, 0.5 * np.clip(error, -0.3, 0.3) / SIZE, rtol=1e-4, atol=1e-8)
+
+
+def test_bounds_may_be_traced():
+    inputs = random_inputs(5, spread=1.0)
+    many = jax.vmap(lambda bound: ppo_loss(*inputs, **COEFFICIENTS, dual_clip=1 + bound, huber_delta=bound)[0])
+    bounds = jnp.array([0.1, 0.5, 2.0])
+    for bound, actual in zip(bounds, many(bounds), strict=True):
+        kwargs = {**COEFFICIENTS, "clip_value": False, "dual_clip": 1 + float(bound), "huber_delta": float(bound)}
+        np.testing.assert_allclose(actual, reference(*inputs, **kwargs)[0], rtol=1e-5)
 
 
 def test_at_ratio_1_it_is_the_policy_gradient():

@@ -1,4 +1,4 @@
-"""The initialisation is orthogonal and uniform among orthogonal matrices; the towers share nothing."""
+"""The initialisation is orthogonal and uniform among orthogonal matrices; the networks are their equations in NumPy."""
 
 import functools
 
@@ -6,11 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 import scipy.special
 import scipy.stats
 from gymnax.environments import spaces
 
-from purejaxppo.networks import ActorCritic, Layer, Shape, orthogonal, orthogonal_kernels, product
+from purejaxppo import DiagGaussian, MultiCategorical, MultiDiscrete, TanhGaussian
+from purejaxppo.networks import (
+    ActorCritic,
+    Layer,
+    Norm,
+    RecurrentActorCritic,
+    Shape,
+    initial_networks,
+    orthogonal,
+    orthogonal_kernels,
+    product,
+)
 
 NUM_DRAWS = 4000
 
@@ -273,3 +285,223 @@ def test_product_and_its_derivatives_are_those_of_numpy(shape):
     # d/dk of sum_ij d/dk_ij sum (x k)^3, with every row's sum over the inputs in front.
     expected = 6 * rows.T @ (rows.sum(axis=1)[:, None] * (rows @ kernel))
     np.testing.assert_allclose(twice(jnp.float32(kernel)), expected, rtol=1e-4, atol=1e-3)
+
+
+# The other kinds of networks
+
+IMAGE = {"num_categories": None, "channels": (3, 2), "hidden_sizes": (8,)}
+ACTIONS = spaces.Discrete(4)
+BOX = spaces.Box(-1, 1, (3,))
+CHOICES = MultiDiscrete((2, 5, 3))
+KINDS = {
+    "mlp": ({}, 0),
+    "mlp of vectors": ({"num_categories": None}, jnp.ones(10)),
+    "one layer": ({"hidden_sizes": (16,)}, 0),
+    "no layers": ({"hidden_sizes": ()}, 0),
+    "layer norm": ({"layer_norm": True}, 0),
+    "shared": ({"shared_torso": True}, 0),
+    "continuous": ({"action_space": BOX}, 0),
+    "choices": ({"action_space": CHOICES}, 0),
+    "cnn": (IMAGE, jnp.ones((7, 6, 2))),
+    "cnn without hidden layers": (IMAGE | {"hidden_sizes": ()}, jnp.ones((7, 6, 2))),
+    "cnn, shared": (IMAGE | {"shared_torso": True}, jnp.ones((7, 6, 2))),
+    "gru": ({"is_recurrent": True}, 0),
+    "gru, shared": ({"is_recurrent": True, "shared_torso": True}, 0),
+}
+
+
+def shape_of(kind):
+    return PLAIN._replace(**KINDS[kind][0])
+
+
+@functools.cache
+def initial(kind):
+    return initial_networks(jax.random.key(0), shape_of(kind), jnp.asarray(KINDS[kind][1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_kernels_are_orthogonal_with_their_gains(kind):
+    networks, shape = initial(kind), shape_of(kind)
+    assert len(networks.torsos) == (1 if shape.shared_torso else 2)
+    for torso in networks.torsos:
+        assert len(torso.convolutions) == len(shape.channels)
+        assert len(torso.hidden) == len(shape.hidden_sizes)
+        for layer in [*torso.convolutions, *torso.hidden]:
+            assert gram_error(layer.kernel, 2**0.5) < 3e-5
+        assert (torso.gates is not None) == shape.is_recurrent
+        for layer in torso.gates or ():
+            for gate in np.split(np.asarray(layer.kernel), 3, axis=1):
+                assert gram_error(gate) < 1e-5
+    num_outputs = {"continuous": 3, "choices": 15}.get(kind, 4)
+    assert networks.policy.kernel.shape[1] == num_outputs
+    assert gram_error(networks.policy.kernel, 0.01) < 1e-6
+    assert gram_error(networks.value.kernel) < 1e-5
+    layers = jax.tree.leaves(networks, is_leaf=lambda x: isinstance(x, Layer))
+    assert all(np.all(layer.bias == 0) for layer in layers if isinstance(layer, Layer))
+    assert (networks.log_std is None) == (kind != "continuous")
+    if networks.log_std is not None:
+        np.testing.assert_array_equal(networks.log_std, np.zeros(3))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(networks))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_initial_kernels_differ(kind):
+    kernels = [np.ravel(leaf)[:9] for leaf in jax.tree.leaves(initial(kind)) if leaf.ndim == 2]
+    for i, a in enumerate(kernels):
+        assert not any(np.allclose(a[: b.size], b[: a.size], rtol=1e-2) for b in kernels[:i])
+
+
+def convolved(image, kernel, bias):
+    """Every filter of 3x3 patches, by SciPy, `[H - 2, W - 2, outputs]`."""
+    filters = kernel.reshape(3, 3, image.shape[-1], -1)
+    maps = [
+        sum(
+            scipy.signal.correlate(image[..., c], filters[..., c, out], mode="valid", method="direct")
+            for c in range(image.shape[-1])
+        )
+        for out in range(filters.shape[-1])
+    ]
+    return np.stack(maps, axis=-1) + bias
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("shared_torso", [False, True])
+def test_cnn_is_its_convolutions(activation, shared_torso):
+    net = ActorCritic(PLAIN._replace(**IMAGE, activation=activation, shared_torso=shared_torso))
+    images = np.random.default_rng(0).normal(size=(3, 7, 6, 2))
+    params = randomized(net.init(jax.random.key(0), jnp.float32(images[0])))
+    distribution, values = net.apply(params, jnp.float32(images))
+    assert distribution.log_probs.shape == (3, 4)
+    assert values.shape == (3,)
+    networks = jax.tree.map(np.float64, params["params"]["networks"])
+    activate = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}[activation]
+    for image, log_probs, value in zip(images, distribution.log_probs, values, strict=True):
+        ends = []
+        for torso in networks.torsos:
+            x = image
+            for kernel, bias in torso.convolutions:
+                x = activate(convolved(x, kernel, bias))
+            assert x.shape == (3, 2, 2)
+            for kernel, bias in torso.hidden:
+                x = activate(x.reshape(-1) @ kernel + bias)
+            ends.append(x)
+        logits = ends[0] @ networks.policy.kernel + networks.policy.bias
+        np.testing.assert_allclose(log_probs, scipy.special.log_softmax(logits), rtol=1e-4, atol=1e-5)
+        expected = ends[-1] @ networks.value.kernel + networks.value.bias
+        np.testing.assert_allclose(value, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gru(x, memory, gates):
+    """Cho et al. (2014), with the reset gate behind the product, one gate after the other."""
+    (kernel_x, bias_x), (kernel_h, bias_h) = gates
+    of_x, of_h, b_x, b_h = (np.split(m, 3, axis=-1) for m in (kernel_x, kernel_h, bias_x, bias_h))
+    reset = sigmoid(x @ of_x[0] + b_x[0] + memory @ of_h[0] + b_h[0])
+    update = sigmoid(x @ of_x[1] + b_x[1] + memory @ of_h[1] + b_h[1])
+    candidate = np.tanh(x @ of_x[2] + b_x[2] + reset * (memory @ of_h[2] + b_h[2]))
+    return (1 - update) * candidate + update * memory
+
+
+@pytest.mark.parametrize("shared_torso", [False, True])
+def test_gru_is_its_equations(shared_torso):
+    net = RecurrentActorCritic(PLAIN._replace(num_categories=None, is_recurrent=True, shared_torso=shared_torso))
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(5, 10))
+    memory = net.initial_memory()
+    assert len(memory) == (1 if shared_torso else 2)
+    assert all(leaf.shape == (8,) and np.all(leaf == 0) for leaf in memory)
+    params = randomized(net.init(jax.random.key(0), jnp.float32(inputs[0]), memory))
+    networks = jax.tree.map(np.float64, params["params"]["networks"])
+    expected = [np.zeros(8) for _ in memory]
+    for x in inputs:
+        distribution, value, memory = net.apply(params, jnp.float32(x), memory)
+        for i, torso in enumerate(networks.torsos):
+            hidden = x
+            for kernel, bias in torso.hidden:
+                hidden = np.tanh(hidden @ kernel + bias)
+            expected[i] = gru(hidden, expected[i], torso.gates)
+            np.testing.assert_allclose(memory[i], expected[i], rtol=1e-4, atol=1e-5)
+        logits = expected[0] @ networks.policy.kernel + networks.policy.bias
+        np.testing.assert_allclose(distribution.log_probs, scipy.special.log_softmax(logits), rtol=1e-4, atol=1e-5)
+        of_value = expected[-1] @ networks.value.kernel[:, 0] + networks.value.bias[0]
+        np.testing.assert_allclose(value, of_value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_layer_norm_is_that_of_numpy(offset):
+    x = offset + np.random.default_rng(0).normal(size=(2, 3, 16))
+    x = np.float64(np.float32(x))
+    scale, bias = np.linspace(0.5, 2, 16), np.linspace(-1, 1, 16)
+    expected = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6) * scale + bias
+    normed = Norm(jnp.float32(scale), jnp.float32(bias))(jnp.float32(x))
+    np.testing.assert_allclose(normed, expected, rtol=1e-4, atol=1e-5 if offset == 0 else 5e-3)
+
+
+def test_layer_norm_stands_before_the_activation():
+    net = network(layer_norm=True, num_categories=None)
+    params = randomized(init(net, jnp.ones(10)))
+    x = np.random.default_rng(0).normal(size=10)
+    _, value = outputs(net, params, jnp.float32(x))
+    networks = jax.tree.map(np.float64, params["params"]["networks"])
+    for (kernel, bias), (scale, shift) in zip(networks.torsos[1].hidden, networks.torsos[1].norms, strict=True):
+        x = x @ kernel + bias
+        x = np.tanh((x - x.mean()) / np.sqrt(x.var() + 1e-6) * scale + shift)
+    np.testing.assert_allclose(value, x @ networks.value.kernel[:, 0] + networks.value.bias[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["shared", "cnn, shared"])
+def test_both_heads_reach_a_shared_torso(kind):
+    net, x = ActorCritic(shape_of(kind)), jnp.asarray(KINDS[kind][1])
+    params = randomized({"params": {"networks": initial(kind)}})
+    of_policy = jax.grad(lambda params: outputs(net, params, x)[0][1])(params)["params"]["networks"]
+    of_value = jax.grad(lambda params: outputs(net, params, x)[1])(params)["params"]["networks"]
+    for own, other, head in [(of_policy, of_value, "policy"), (of_value, of_policy, "value")]:
+        (torso,) = own.torsos
+        assert all(np.any(leaf != 0) for leaf in jax.tree.leaves((torso, getattr(own, head))))
+        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(getattr(other, head)))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mlp of vectors", "layer norm", "shared", "cnn", "no layers"])
+def test_bfloat16_is_near_float32_and_another(kind):
+    params = jax.tree.map(lambda leaf: leaf / 4, randomized({"params": {"networks": initial(kind)}}))
+    x = KINDS[kind][1]
+    x = jnp.asarray(x) if isinstance(x, int) else jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+    exact, rough = (
+        outputs(ActorCritic(shape_of(kind)._replace(dtype=dtype)), params, x) for dtype in ("float32", "bfloat16")
+    )
+    for a, b in zip(exact, rough, strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, atol=0.03)
+    looked_up = kind == "no layers"  # there is nothing to compute before the heads
+    assert bool(np.any(exact[1] != rough[1])) != looked_up
+    gradient = jax.grad(lambda params: outputs(ActorCritic(shape_of(kind)._replace(dtype="bfloat16")), params, x)[1])
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient(params)))
+
+
+def test_bfloat16_memory_is_float32():
+    net = RecurrentActorCritic(shape_of("gru")._replace(dtype="bfloat16"))
+    params = randomized({"params": {"networks": initial("gru")}})
+    _, value, memory = net.apply(params, jnp.array(3), net.initial_memory())
+    assert all(leaf.dtype == jnp.float32 for leaf in (value, *memory))
+
+
+@pytest.mark.parametrize(("kind", "cls"), [("continuous", DiagGaussian), ("choices", MultiCategorical)])
+def test_outputs_stand_for_the_distribution_that_the_actions_need(kind, cls):
+    params = randomized({"params": {"networks": initial(kind)}})
+    x = jnp.arange(6).reshape(2, 3)
+    distribution, value = ActorCritic(shape_of(kind)).apply(params, x)
+    assert isinstance(distribution, cls)
+    assert distribution.sample(jnp.zeros((2, 3, 3))).shape == (2, 3, 3)
+    assert value.shape == distribution.entropy.shape == (2, 3)
+    if cls is DiagGaussian:
+        networks = params["params"]["networks"]
+        np.testing.assert_array_equal(distribution.log_std[1, 2], networks.log_std)
+        squashed, _ = ActorCritic(shape_of(kind)._replace(squash_actions=True)).apply(params, x)
+        assert isinstance(squashed, TanhGaussian)
+        np.testing.assert_array_equal(squashed.normal.mean, distribution.mean)
+    else:
+        exists = np.exp(distribution.choices.log_probs) > 0
+        np.testing.assert_array_equal(exists.sum(axis=-1), np.broadcast_to([2, 5, 3], (2, 3, 3)))

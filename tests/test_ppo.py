@@ -1,5 +1,7 @@
 """What holds of every update, whatever is learned."""
 
+import dataclasses
+import functools
 from functools import partial
 from typing import Any
 
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from purejaxppo import (
     Config,
@@ -22,6 +25,7 @@ from purejaxppo import (
     update,
 )
 from tests import probes
+from tests.test_interface import quickly
 
 SMALL: dict[str, Any] = {
     "num_envs": 8,
@@ -57,6 +61,9 @@ def run(request):
     for _ in range(3):
         states.append(update(config, states[-1])[0])
     return config, states
+
+
+learn, rollout = jax.jit(ppo.learn), jax.jit(acting.rollout)
 
 
 @jax.jit
@@ -269,17 +276,167 @@ CHANGES: list[dict[str, Any]] = [
     {"lr_schedule": "constant"},
     {"normalize_advantage": False},
     {"clip_value": True},
+    {"network": "gru"},
+    {"layer_norm": True},
+    {"shared_torso": True},
+    {"dtype": "bfloat16"},
+    {"channels": (2,)},
+    {"squash_actions": True},
+    {"normalize_obs": True},
+    {"normalize_reward": True},
+    {"lr_end": 5e-3},
+    {"clip_eps_schedule": "linear"},
+    {"clip_eps_end": 0.01},
+    {"ent_coef_schedule": "cosine"},
+    {"ent_coef_end": 1.0},
+    {"target_kl": 1e-5},
+    {"dual_clip": 1.001},
+    {"huber_delta": 0.01},
+    {"reset_pool": 2},
 ]
+# What some options need in order to make a difference.
+NEEDS: dict[str, dict[str, Any]] = {
+    "channels": {"env": "Breakout-MinAtar", "network": "cnn"},
+    "squash_actions": {"env": "Pendulum-v1"},
+    "normalize_obs": {"env": "CartPole-v1"},
+    "ent_coef_schedule": {"ent_coef": 0.5},
+    "clip_eps_end": {"clip_eps_schedule": "linear"},
+    "ent_coef_end": {"ent_coef_schedule": "linear"},
+}
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
 def test_every_option_changes_the_result(change):
-    config = Config(**SMALL | {"total_timesteps": 8 * 16 * 2, "lr": 1e-2} | {"clip_eps": 0.05})
+    needs = NEEDS.get(next(iter(change)), {})
+    config = Config(**SMALL | {"total_timesteps": 8 * 16 * 2, "lr": 1e-2} | {"clip_eps": 0.05} | needs)
     if "lr" in change:
         change = {"lr": 1e-3}
-    _, before = train(config, KEY)
-    _, after = train(config.replace(**change), KEY)
-    assert before["value_loss"][-1] != after["value_loss"][-1]
+    assert last_value_loss(config) != last_value_loss(config.replace(**change))
+
+
+@functools.cache
+def last_value_loss(config):
+    return float(quickly(train, config, KEY)[1]["value_loss"][-1])
+
+
+def test_every_option_is_among_the_changes():
+    names = {field.name for field in dataclasses.fields(Config)}
+    others = {"env", "total_timesteps", "exact_return"}  # another problem, more of the same, and a diagnostic
+    assert {name for change in CHANGES for name in change} == names - others
+
+
+def test_defaults_are_those_of_cleanrl_and_every_addition_is_off():
+    """Those of its `ppo.py`, except that value clipping is off."""
+    values = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)}
+    cleanrl = {
+        "total_timesteps": 500_000,
+        "num_envs": 4,
+        "num_steps": 128,
+        "num_epochs": 4,
+        "num_minibatches": 4,
+        "network": "mlp",
+        "hidden_sizes": (64, 64),
+        "activation": "tanh",
+        "normalize_advantage": True,
+        "lr": 2.5e-4,
+        "lr_schedule": "linear",
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip_eps": 0.2,
+        "vf_coef": 0.5,
+        "ent_coef": 0.01,
+        "max_grad_norm": 0.5,
+    }
+    off = {"clip_eps_schedule": "constant", "ent_coef_schedule": "constant", "dtype": "float32", "channels": (16,)}
+    assert values.pop("env") == "GridWorld-treasure"
+    for name, value in (cleanrl | off).items():
+        assert values.pop(name) == value, name
+    assert not any(values.values()), values
+
+
+def test_stopping_leaves_out_the_first_step_whose_kl_is_too_large_and_all_later_ones():
+    config = KINDS["per sample"].replace(lr=2e-2, lr_schedule="constant")
+    state = init(config, KEY)
+    batch = batch_of(config, state)
+    gradient = jax.jit(ppo._gradient)
+    step = jax.jit(lambda config, *args: ppo._optimizer(config).update(*args))
+    keys = jax.random.split(KEY, config.num_epochs)
+    minibatches = [row for key in keys for row in np.asarray(ppo._shuffled(config, key)).reshape(4, -1)]
+    all_params, kls = [(state.params, state.opt_state)], []
+    for indices in minibatches:
+        params, opt_state = all_params[-1]
+        minibatch = ppo._minibatch(config, batch, jnp.asarray(indices))
+        grad, metrics = gradient(config, state.agent._replace(params=params), minibatch)
+        kls.append(float(metrics["approx_kl"]))
+        changes, opt_state = step(config, grad, opt_state)
+        all_params.append((jax.tree.map(jnp.add, params, changes), opt_state))
+    assert kls[0] < 1e-6 < max(kls)
+    targets = [1e-6, *np.quantile(kls[1:], [0.3, 0.6, 0.9]), 2 * max(kls)]
+    num_stopped = set()
+    for target in targets:
+        first = next((i for i, kl in enumerate(kls) if kl > target), 16)
+        params, opt_state, metrics = learn(config.replace(target_kl=float(target)), state, batch, KEY)
+        assert metrics["num_stopped"] == 16 - first
+        num_stopped.add(16 - first)
+        assert_trees_close((params, opt_state), all_params[first], rtol=1e-3, atol=1e-5)
+    assert {0, 15} < num_stopped
+
+
+def test_each_update_begins_anew_after_stopping():
+    _, metrics = quickly(train, KINDS["table"].replace(target_kl=1e-6, lr=1e-2, lr_schedule="constant"), KEY)
+    np.testing.assert_array_equal(metrics["num_stopped"], np.full(4, 15))  # the ratio is 1 at the first step
+
+
+def test_a_huge_target_stops_nothing():
+    config = KINDS["table"]
+    state, metrics = quickly(train, config, KEY)
+    assert "num_stopped" not in metrics
+    same_state, same_metrics = quickly(train, config.replace(target_kl=1e9), KEY)
+    np.testing.assert_array_equal(same_metrics.pop("num_stopped"), np.zeros(4))
+    assert_trees_close((same_state, same_metrics), (state, metrics), rtol=0, atol=0)
+
+
+class Numbered(probes.RandomEnds):
+    """Every episode observes its own random number."""
+
+    def reset_env(self, key, params):
+        state = probes.State(jnp.zeros((), jnp.int32), jax.random.normal(key))
+        return self.observe(key, state, None, params), state
+
+
+def test_a_pool_gives_every_new_episode_one_of_its_beginnings():
+    config = Config(env=Numbered(), reset_pool=3, **SMALL | {"num_steps": 64, "total_timesteps": 8 * 64 * 4})
+    state, used = init(config, KEY), []
+    seen = set(np.asarray(state.runners.obs[:, 0]))
+    assert len(seen) == 8  # the very first episodes are fresh
+    for i in range(2):
+        key = jax.random.key(i)
+        runners, t = rollout(config, state.agent, state.runners, key)
+        pool = set(np.asarray(acting.fresh_episodes(config, jax.random.split(key, 3)[2])[0][:, 0]))
+        number, time = np.asarray(t.obs[..., 0]), np.asarray(t.obs[..., 1])
+        done = np.asarray(t.done)
+        assert np.any(t.terminated)
+        assert np.any(done & ~np.asarray(t.terminated))
+        # What goes on goes on, and what begins begins at time 0 with a number of the pool.
+        np.testing.assert_array_equal(number[1:][~done[:-1]], number[:-1][~done[:-1]])
+        np.testing.assert_array_equal(time[1:], np.where(done[:-1], 0, time[:-1] + 1))
+        assert set(number[1:][done[:-1]]) == pool
+        np.testing.assert_array_equal(t.next_obs[..., 0], number)  # the successor is of the same episode
+        np.testing.assert_array_equal(t.next_obs[..., 1], time + 1)
+        _, counts = np.unique(number[1:][done[:-1]], return_counts=True)
+        assert scipy.stats.chisquare(counts).pvalue > 1e-4
+        used.append(pool)
+        state = state._replace(runners=runners)
+    assert not used[0] & used[1]
+
+
+def test_a_pool_is_as_good_as_resets():
+    settings = {"num_envs": 32, "num_steps": 32, "total_timesteps": 32 * 32 * 60, "lr": 5e-3, "hidden_sizes": (32,)}
+    config = Config(env="CartPole-v1", **settings)
+    for pool in (0, 16):
+        metrics = quickly(train, config.replace(reset_pool=pool), KEY)[1]
+        assert np.mean(metrics["episode_return"][:2]) < 40
+        assert np.nanmean(metrics["episode_return"][-5:]) > 120
 
 
 def test_a_gradient_that_is_not_finite_is_counted_and_harms_no_other_seed():

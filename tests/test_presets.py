@@ -22,7 +22,12 @@ from tests.flags import parse
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_shipped_preset_is_a_configuration(name):
-    assert isinstance(preset(name), Config)
+    try:
+        assert isinstance(preset(name), Config)
+    except ConfigError as error:
+        if "needs pip install" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def test_serrano_is_the_videos_setting():

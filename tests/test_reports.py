@@ -374,6 +374,10 @@ def copy(source, target):
     return target
 
 
+def rename(path, name):
+    path.write_text(path.read_text().replace(name, "other"))
+
+
 def cut(path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
@@ -384,9 +388,14 @@ def cut(path):
         (lambda path: (path / "report.json").unlink(), r"must hold a finished run; resume goes on with it"),
         (lambda path: (path / "evaluations.jsonl").unlink(), r"must hold a run that was evaluated at its end"),
         (lambda path: cut(path / "evaluations.jsonl"), r"must hold a run that was evaluated at its end"),
+        (lambda path: (path / "metrics.jsonl").write_text(""), r"has a broken record: there are no returns in it"),
+        (
+            lambda path: rename(path / "evaluations.jsonl", "greedy_return"),
+            r"has a broken record: there are no returns",
+        ),
         (lambda path: cut(path / "metrics.jsonl"), r"must have a finite score of each seed, and metrics"),
         (lambda path: (path / "report.json").write_text("{}"), r"report.json: is broken"),
-        (lambda path: (path / "report.json").write_text("[]"), r"report.json: is broken"),
+        (lambda path: (path / "report.json").write_text("[]"), r"^\S+report.json: is broken \(not an object\)$"),
         (lambda path: (path / "report.json").write_text('{"seconds": 1}'), r"report.json: is broken"),
         (lambda path: (path / "config.toml").write_text("lr = -1"), r"lr=-1: must be"),
         (lambda path: (path / "run.json").unlink(), r"must hold a run or a sweep"),

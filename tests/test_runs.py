@@ -312,6 +312,7 @@ def test_loggers_get_every_update_and_evaluation(tmp_path):
     resume(tmp_path, loggers=[Logger])
     assert begun[1] == (tmp_path, 1)
     rows = [row for row in rows if row != "closed"]
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)  # as Weights & Biases needs it
     updates = [row for row in rows if "episode_return" in row[2]]
     assert [(update, steps) for update, steps, _ in updates] == [(n, 32 * n) for n in range(1, NUM_UPDATES + 1)]
     metrics = logs.read_metrics(tmp_path)
@@ -351,6 +352,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_while_it_compiles(tmp_path, monkeypatch):
+    init = loop.init
+    monkeypatch.setattr(loop, "init", lambda *args: interrupt(None) or init(*args))
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after 0 of 8 updates, .* purejaxppo resume"):
+        run(CONFIG, KEYS, tmp_path, schedule=QUIET)
+    monkeypatch.undo()
+    check_same(tmp_path, resume(tmp_path), KEYS)
+
+
 @pytest.fixture
 def ctrl_c():
     """Ctrl-C raises, as in a terminal; a shell starts what runs in the background without."""
@@ -366,7 +376,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
         interrupt(progress)
         pytest.fail("it went on")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=f"^interrupted; to go on: purejaxppo resume {tmp_path}$"):
         run(CONFIG, KEYS, tmp_path, schedule=QUIET, watch=twice)
     assert numbers(tmp_path) == []
     check_same(tmp_path, resume(tmp_path), KEYS)
@@ -600,9 +610,9 @@ def test_a_full_disk_is_told_and_costs_no_checkpoint(what, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["read-only", "full"])
-def test_a_disk_that_really_refuses(kind, tmp_path):
+def test_a_disk_that_really_refuses(kind, tmp_path, caplog):
     """On a file system of its own, which only root may mount."""
-    size = "4m" if kind == "read-only" else "64k"
+    size = "4m" if kind == "read-only" else "32k"
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", tmp_path], capture_output=True
     ).returncode:
@@ -614,11 +624,12 @@ def test_a_disk_that_really_refuses(kind, tmp_path):
             subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
             begin = [lambda: resume(directory), lambda: run(CONFIG, KEYS, tmp_path / "new")]
         else:
-            begin = [lambda: run(CONFIG, jnp.broadcast_to(KEYS[0], 500), directory, schedule=QUIET)]
+            begin = [lambda: run(CONFIG, KEYS, directory, schedule=QUIET)]
         for function in begin:
             with pytest.raises(ConfigError, match="cannot be written to") as told:
                 function()
             assert "\n" not in str(told.value)
+        assert caplog.text == ""  # nor does Orbax say it a second time
         assert load(directory)[1].num_updates == 1 if kind == "read-only" else numbers(directory) == []
     finally:
         subprocess.run(["umount", tmp_path], check=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -33,6 +34,8 @@ Compiled programs are kept in the user's cache directory and serve later runs; J
 place, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 """
 INTERRUPTED = 130
+COMPLETION_FLAGS = ("--tyro-print-completion", "--tyro-write-completion")  # of tyro
+SHELLS = ("bash", "zsh", "fish")
 
 
 class Command(NamedTuple):
@@ -53,7 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"purejaxppo: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        if argv is None:
+            _exit_at_once(INTERRUPTED)
         return INTERRUPTED
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"purejaxppo: the memory does not suffice ({str(error).splitlines()[0]})", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -63,6 +73,7 @@ def parse(argv: list[str]) -> Command:
     Raises:
         ConfigError: there is no such command, or a flag cannot be used.
     """
+    _check_shell(argv)
     app = tyro.extras.SubcommandApp()
     for name, module in COMMANDS.items():
         kind = module.flags(argv[1:] if argv[:1] == [name] else [])
@@ -73,10 +84,26 @@ def parse(argv: list[str]) -> Command:
             return Command(
                 COMMANDS.get(argv[0] if argv else ""), app.cli(prog="purejaxppo", description=HELP, args=argv)
             )
+    except OSError as error:  # completions cannot be written
+        raise ConfigError(f"{error.filename}: cannot be written to ({error.strerror})") from None
     except SystemExit as stop:
         if not stop.code:  # help, or a shell's completions
             raise
         raise ConfigError(_one_line(messages.getvalue())) from None
+
+
+def _exit_at_once(status: int) -> None:
+    """End the process without Python's shutdown, in which XLA crashes if it was interrupted while compiling."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _check_shell(argv: list[str]) -> None:
+    """Refuse to complete for a shell that tyro does not know, or that needs more than is installed."""
+    for flag, shell in itertools.pairwise(argv):
+        if flag in COMPLETION_FLAGS and shell not in SHELLS:
+            raise ConfigError(f"{flag} {shell}: must be one of {', '.join(SHELLS)}")
 
 
 def _one_line(message: str) -> str:

@@ -66,6 +66,8 @@ def settings_flags(settings: type[Settings], **defaults: Any) -> list[Flag]:
 def config_flags(argv: list[str], num_seeds: int | None = None) -> list[Flag]:
     """A flag for every field of `Config` and `Seeds`, and for the preset that the others' defaults come from."""
     name = _preset_name(argv)
+    if name is not None:
+        preset(name)  # so that what cannot be a default is told as a mistake in the preset
     defaults = {} if name is None else presets.read(name)
     defaults |= {"env_params": ()}
     if num_seeds is None:

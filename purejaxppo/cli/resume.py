@@ -23,6 +23,7 @@ def flags(argv: list[str]) -> type:
 
 def main(flags: Any) -> None:
     """Train to the end, and print what came of it."""
+    loggers = runs.loggers(flags)
     config, keys = load_config(flags.directory), load_key(flags.directory)
     console = Console(highlight=False, soft_wrap=True, quiet=flags.silent)
-    runs.show(runs.go(partial(resume, flags.directory), config, keys, flags), console)
+    runs.show(runs.go(partial(resume, flags.directory, loggers=loggers), config, keys, flags), console)

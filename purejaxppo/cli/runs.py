@@ -45,15 +45,19 @@ def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Re
     """Let a run run to its end, with its progress shown.
 
     Raises:
-        ConfigError: a logger that is asked for is not installed.
+        ConfigError: the run was finished before, and its report is broken.
     """
-    loggers = _loggers(flags)
     with progress.shown(silent=flags.silent) as watch:
-        state, metrics = begin(loggers=loggers, watch=watch)
-    report = files.read_json(flags.directory / files.REPORT)
-    compiling, total = report["seconds"]["compile"], report["seconds"]["total"]
+        state, metrics = begin(watch=watch)
+    path = flags.directory / files.REPORT
+    report = files.read_json(path)
+    try:
+        speed, compiling = float(report["steps_per_second"]), float(report["seconds"]["compile"])
+        running = float(report["seconds"]["total"]) - compiling
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"{path}: is broken") from None
     keys, state, metrics = _many(keys, state, metrics)
-    return Result(config, keys, state, metrics, compiling, total - compiling, report["steps_per_second"])
+    return Result(config, keys, state, metrics, compiling, running, speed)
 
 
 def show(result: Result, console: Console) -> summary.Verdict:
@@ -76,6 +80,9 @@ def read(directory: Path) -> tuple[Config, Array, TrainState, dict[str, np.ndarr
     """
     config, state = load(directory)
     keys, state, metrics = _many(load_key(directory), state, logs.read_metrics(directory))
+    returns = metrics.get("episode_return", np.empty((0, 0)))
+    if len(returns) != len(keys) or returns.shape[-1] < state.num_updates[0]:
+        raise ConfigError(f"directory={str(directory)!r}: has a broken record: there are not all returns in it")
     return config, keys, state, metrics
 
 
@@ -84,17 +91,17 @@ def _many(keys: Array, state: TrainState, metrics: dict[str, np.ndarray]) -> Any
     return (keys, state, metrics) if keys.ndim else jax.tree.map(lambda leaf: leaf[None], (keys, state, metrics))
 
 
-def _loggers(flags: Any) -> list[logs.MakeLogger]:
+def loggers(flags: Any) -> list[logs.MakeLogger]:
     """The loggers that the flags ask for.
 
     Raises:
         ConfigError: one is not installed.
     """
-    loggers: list[tuple[bool, str, str, logs.MakeLogger]] = [
+    known: list[tuple[bool, str, str, logs.MakeLogger]] = [
         (flags.tensorboard, "tensorboard", "tensorboardX", logs.TensorBoard),
-        (flags.wandb is not None, "wandb", "wandb", partial(logs.WandB, project=flags.wandb)),
+        (flags.wandb is not None, "wandb", "wandb", partial(logs.WandB, project=flags.wandb, silent=flags.silent)),
     ]
-    for is_wanted, name, package, _ in loggers:
+    for is_wanted, name, package, _ in known:
         if is_wanted and importlib.util.find_spec(package) is None:
             raise ConfigError(f"{name}: needs pip install 'purejaxppo[{name}]'")
-    return [make for is_wanted, _, _, make in loggers if is_wanted]
+    return [make for is_wanted, _, _, make in known if is_wanted]

@@ -13,6 +13,7 @@ from purejaxppo.cli import runs
 from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, to_config, to_settings
 from purejaxppo.cli.report import show
 from purejaxppo.experiment import report, sweep
+from purejaxppo.experiment.reports import check_threshold
 from purejaxppo.fields import ConfigError
 
 HELP = """Train every combination of some fields' values, each from many seeds, and compare them.
@@ -40,7 +41,8 @@ def main(flags: Any) -> None:
     """Sweep, with a line for each program and batch, and print the report."""
     config, seeds = to_config(flags), to_settings(Seeds, flags)
     over = to_values(flags.over)
-    with contextlib.nullcontext() if flags.silent else _log_shown():
+    check_threshold(flags.threshold)
+    with _interrupt_told(flags.directory), contextlib.nullcontext() if flags.silent else _log_shown():
         trials = sweep(
             config,
             jax.random.key(seeds.seed),
@@ -63,13 +65,25 @@ def to_values(pairs: Sequence[str]) -> dict[str, list[Any]]:
         name, equals, text = pair.partition("=")
         if not (name and equals and text):
             raise ConfigError(f"over={pair!r}: must be name=value,value")
+        if "\n" in text:  # which would end the value, and begin another
+            raise ConfigError(f"over={pair!r}: must be one line")
         if name in over:
             raise ConfigError(f"over={pair!r}: {name} occurs twice")
         try:
             over[name] = tomllib.loads(f"values = [{text}]")["values"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             over[name] = text.split(",")
     return over
+
+
+@contextlib.contextmanager
+def _interrupt_told(directory: Path | None) -> Iterator[None]:
+    """After Ctrl-C, say that finished batches are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "" if directory is None else "; finished batches are kept: the same command goes on"
+        raise KeyboardInterrupt(f"interrupted{kept}") from None
 
 
 @contextlib.contextmanager

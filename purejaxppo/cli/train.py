@@ -47,18 +47,18 @@ def main(flags: Any) -> None:
     """Train, print what came of it, and draw it if that is wanted."""
     config, seeds, schedule = to_config(flags), to_settings(Seeds, flags), to_settings(Schedule, flags)
     _check_run_flags(flags)
+    begin = None
     if flags.directory is not None:
+        loggers = runs.loggers(flags)
+        begin = partial(run, config, seeds.keys, flags.directory, schedule=schedule, loggers=loggers)
+        begin = partial(begin, overwrite=flags.overwrite)
         check_free(flags.directory, flags.overwrite)
     plot = None if flags.plot is None else pictures.new_directory(flags.plot, "plot")
     console = Console(highlight=False, soft_wrap=True, quiet=flags.silent)
     agents = f"{seeds.num_seeds:,} agent{'s' if seeds.num_seeds > 1 else ''}"
     console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {jax.devices()[0].platform}, each:")
     console.print(describe(config))
-    if flags.directory is None:
-        result = train_at_once(config, seeds)
-    else:
-        begin = partial(run, config, seeds.keys, flags.directory, schedule=schedule, overwrite=flags.overwrite)
-        result = runs.go(begin, config, seeds.keys, flags)
+    result = train_at_once(config, seeds) if begin is None else runs.go(begin, config, seeds.keys, flags)
     verdict = runs.show(result, console)
     if plot is not None:
         pictures.draw_learning(config, result.metrics, verdict, plot)

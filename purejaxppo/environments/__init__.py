@@ -9,8 +9,10 @@ from typing import Any
 import gymnax
 import jax
 from gymnax.environments import spaces
+from gymnax.environments.misc.frozen_lake import FrozenLake
 
 from purejaxppo.environments import adapters, layout
+from purejaxppo.environments.checking import check_env
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
 from purejaxppo.environments.interface import Environment, MultiDiscrete, TabularModel
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
@@ -26,6 +28,7 @@ __all__ = [
     "RandomGridWorldParams",
     "TabularModel",
     "check",
+    "check_env",
     "is_tabular",
     "make",
     "replaced_params",
@@ -40,7 +43,10 @@ def _register() -> None:
     factories |= {
         f"GridWorld-{name}-coordinates": functools.partial(GridWorld, name, "coordinates") for name in layout.names()
     }
-    factories["RandomGridWorld"] = RandomGridWorld
+    factories |= {
+        "RandomGridWorld": RandomGridWorld,
+        "FrozenLake8x8-misc": functools.partial(FrozenLake, map_name="8x8"),
+    }
     for env_id, factory in factories.items():
         if env_id not in gymnax.registered_envs:
             gymnax.register(env_id, factory)

@@ -83,7 +83,8 @@ class Step(NamedTuple):
 
 def action_space(env: Any) -> Any:
     """The space of one action: gymnax's `Discrete` or `Box`, or `MultiDiscrete`."""
-    return env.action_space(env.default_params)
+    with jax.ensure_compile_time_eval():  # its bounds are numbers, in a traced function as well
+        return env.action_space(env.default_params)
 
 
 def observation_space(env: Any) -> Any:
@@ -122,10 +123,10 @@ def _vector(space: Any, obs: Any) -> Array:
         return jax.nn.one_hot(obs, space.n)
     if isinstance(space, spaces.Box):
         return jnp.reshape(obs, -1).astype(jnp.float32)
-    return jnp.concatenate([_vector(part, value) for part, value in _parts(space, obs)])
+    return jnp.concatenate([_vector(part, value) for part, value in parts(space, obs)])
 
 
-def _parts(space: Any, obs: Any) -> list[tuple[Any, Any]]:
+def parts(space: Any, obs: Any) -> list[tuple[Any, Any]]:
     """The members of a `Dict` or `Tuple`, with their part of the observation."""
     if isinstance(space, spaces.Tuple):
         return list(zip(space.spaces, obs, strict=True))
@@ -180,6 +181,14 @@ def _restart(env: Any, key: Array, state: Any, action: Array, params: Any, pool:
     return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
 
 
+def can_restart(env: Any, params: Any) -> bool:
+    """Whether its episodes can begin anew from a pool: it tells truncation, and has a `step_env` that does not reset.
+
+    A wrapper has none: `step_env` would be that of what it wraps.
+    """
+    return isinstance(env, GymnaxEnvironment) and tells_truncation(env, params)
+
+
 def tells_truncation(env: Any, params: Any) -> bool:
     """Whether `step` tells a time limit from a termination (six values) or not (the older five)."""
     key = jax.random.key(0)
@@ -198,7 +207,7 @@ def _typed(space: Any, obs: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {name: _typed(part, obs[name]) for name, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_typed(part, value) for part, value in _parts(space, obs))
+        return tuple(_typed(part, value) for part, value in parts(space, obs))
     return jnp.asarray(obs, jnp.int32 if isinstance(space, spaces.Discrete) else jnp.float32)
 
 

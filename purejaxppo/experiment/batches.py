@@ -118,7 +118,11 @@ def read(directory: str | Path) -> tuple[Journal, list[tuple[str, Config]], int]
     """
     path = Path(directory)
     manifest = _read_manifest(path)
-    trials = [(trial["name"], presets.loads(tomli_w.dumps(trial["config"]))) for trial in manifest["trials"]]
+    try:
+        texts = [tomli_w.dumps(trial["config"]) for trial in manifest["trials"]]
+    except TypeError as error:  # what JSON knows and TOML does not
+        raise ConfigError(f"{path / MANIFEST}: is broken ({error})") from None
+    trials = [(trial["name"], presets.loads(text)) for trial, text in zip(manifest["trials"], texts, strict=True)]
     return Journal(path, manifest), trials, manifest["num_seeds"]
 
 

@@ -7,6 +7,7 @@ renamed; so what has a checkpoint's name was written to its end, and the manifes
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,11 +46,13 @@ def save(directory: Path, num_updates: int, state: Any, *, run: str, score: floa
     """
     from orbax.checkpoint import v1 as ocp  # imported here: it takes half a second, and a run can begin without it
 
+    directory = directory.absolute()  # as Orbax demands
     temporary = directory / f"{files.TEMPORARY}{num_updates}"
     files.delete(temporary)
     try:
         temporary.mkdir()
-        ocp.save(temporary / STATE, state)
+        with _quiet():
+            ocp.save(temporary / STATE, state)
         paths = list(_files(temporary))
         manifest = {
             "format": FORMAT,
@@ -167,12 +170,24 @@ def _restore(path: Path, like: Any) -> Any:
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
     try:
-        state = ocp.load(path, placed)
+        with _quiet():
+            state = ocp.load(path.absolute(), placed)
     except Exception as error:  # Orbax and its storage have errors of several kinds
         raise ConfigError(f"{path}: does not fit the configuration ({_first_line(error)})") from None
     if _leaves(state) != _leaves(like):
         raise ConfigError(f"{path}: does not fit the configuration")
     return state
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the traceback of an error that it raises as well, and that is told by whoever catches it."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _leaves(tree: Any) -> list[str]:

@@ -106,7 +106,7 @@ class TensorBoard:
 class WandB:
     """A run of Weights & Biases, one curve per agent; needs `wandb`, and obeys its variables, such as `WANDB_MODE`."""
 
-    def __init__(self, directory: Path, num_updates: int, *, project: str = "purejaxppo") -> None:
+    def __init__(self, directory: Path, num_updates: int, *, project: str = "purejaxppo", silent: bool = False) -> None:
         import wandb
 
         place = directory / WANDB
@@ -115,7 +115,10 @@ class WandB:
         if not name.exists():
             files.write(name, uuid.uuid4().hex)
         config = tomllib.loads(files.read(directory / CONFIG))
-        self._run = wandb.init(project=project, dir=str(place), id=files.read(name), resume="allow", config=config)
+        settings = wandb.Settings(silent=True) if silent else None  # None obeys WANDB_SILENT
+        self._run = wandb.init(
+            project=project, dir=str(place), id=files.read(name), resume="allow", config=config, settings=settings
+        )
 
     def write(self, update: int, steps: int, values: Values) -> None:
         self._run.log({**dict(_curves(values)), "steps": steps}, step=update)

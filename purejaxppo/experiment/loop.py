@@ -97,6 +97,24 @@ def train(
         OSError: the record or a checkpoint cannot be written.
         KeyboardInterrupt: Ctrl-C, after the chunk at hand and a checkpoint.
     """
+    # Compiling must not be interrupted either: XLA may swallow that, or crash when Python shuts down.
+    with _interrupt_later() as stop:
+        session = _train(job, found, loggers, watch, stop)
+    if session.done < job.config.num_updates:
+        how_far = f"stopped after {session.done:,} of {job.config.num_updates:,} updates, all of them saved"
+        raise KeyboardInterrupt(f"{how_far}; to go on: purejaxppo resume {shlex.quote(str(job.directory))}")
+    files.write(job.directory / REPORT, json.dumps(session.report(), indent=1))
+    return session.state, session.metrics()
+
+
+def _train(
+    job: Job,
+    found: checkpoints.Loaded | None,
+    loggers: Sequence[logs.MakeLogger],
+    watch: Watch,
+    stop: threading.Event,
+) -> "_Session":
+    """Compile, and train to the end or until `stop` is set; all that is done is saved."""
     began = time.perf_counter()
     state = job.each(init)(job.config, job.key) if found is None else found.state
     done = 0 if found is None else found.num_updates
@@ -106,16 +124,12 @@ def train(
     log.info("%s: at update %d of %d", job.directory, done, job.config.num_updates)
 
     record = logs.Record(job.directory, job.config.batch_size)
-    with record, logs.Loggers(loggers, job.directory, done) as active, _interrupt_later() as stop:
+    with record, logs.Loggers(loggers, job.directory, done) as active:
         session = _Session(job, partial(program, job.config), size, record, active, state, done, seconds)
         while session.done < job.config.num_updates and not stop.is_set():
             session.run_chunk(watch)
         session.save()
-    if session.done < job.config.num_updates:
-        how_far = f"stopped after {session.done:,} of {job.config.num_updates:,} updates, all of them saved"
-        raise KeyboardInterrupt(f"{how_far}; to go on: purejaxppo resume {shlex.quote(str(job.directory))}")
-    files.write(job.directory / REPORT, json.dumps(session.report(), indent=1))
-    return session.state, session.metrics()
+    return session
 
 
 class _Session:
@@ -188,6 +202,7 @@ class _Session:
         episodes = self.job.schedule.evaluation_episodes
         is_many = self.job.key.ndim > 0
         found = _evaluate(self.job.config, self.state, self.job.key, self.done, num_episodes=episodes, is_many=is_many)
+        self.write_down()  # meanwhile; and before the evaluation, since some loggers lose what comes out of order
         values = {name: np.asarray(value) for name, value in found.items()}
         self.record.write_evaluation(self.done, values)
         steps = self.done * self.job.config.batch_size

@@ -96,8 +96,7 @@ def report(
     Raises:
         ConfigError: a source cannot be read or is not finished, a name occurs twice, or an argument is not allowed.
     """
-    if threshold is not None and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
-        raise ConfigError.of("threshold", threshold, f"None, or {FINITE.text}")
+    check_threshold(threshold)
     trials = [trial for source in sources for trial in _read(source, len(sources) > 1)]
     if not trials:
         raise ConfigError("sources: must hold at least one run or sweep")
@@ -109,6 +108,16 @@ def report(
     for trial in trials:
         result.rows.append(_row(result, trial, baselines.setdefault(trial.config.env, trial)))
     return result
+
+
+def check_threshold(threshold: Any) -> None:
+    """Refuse what no return can reach.
+
+    Raises:
+        ConfigError: it is neither None nor a finite number.
+    """
+    if threshold is not None and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
+        raise ConfigError.of("threshold", threshold, f"None, or {FINITE.text}")
 
 
 def _row(report: Report, trial: Trial, baseline: Trial) -> Row:
@@ -208,10 +217,12 @@ def read_run(directory: str | Path) -> Trial:
     evaluations, metrics = logs.read_evaluations(path), logs.read_metrics(path)
     if not evaluations or evaluations["update"][-1] != config.num_updates:
         raise ConfigError(f"directory={str(path)!r}: must hold a run that was evaluated at its end (num_evaluations)")
+    if "greedy_return" not in evaluations or "episode_return" not in metrics:
+        raise ConfigError(f"directory={str(path)!r}: has a broken record: there are no returns in it")
     scores = np.atleast_2d(evaluations.get("expected_return", evaluations["greedy_return"]))[:, -1]
     metrics = {name: np.atleast_2d(values) for name, values in metrics.items()}
+    account = files.read_json(path / files.REPORT)
     try:
-        account = files.read_json(path / files.REPORT)
         compile_seconds, seconds = float(account["seconds"]["compile"]), float(account["seconds"]["chunks"])
         done = config.num_updates - int(account["resumed_after"])
     except (KeyError, TypeError, ValueError) as error:

@@ -5,10 +5,12 @@ A run's directory holds `config.toml`, `run.json` (keys, schedule, versions, ...
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -174,6 +176,7 @@ def check_free(directory: Path, overwrite: bool) -> None:
         ConfigError: it does, or cannot be read.
     """
     with _told(directory):
+        _check_place(directory)
         found = os.listdir(directory) if directory.exists() else []
     names = {name for name in found if not name.startswith(files.TEMPORARY)} - {LOCK}
     foreign = sorted(names - set(CONTENTS)) if RUN in names else sorted(names)
@@ -186,6 +189,19 @@ def check_free(directory: Path, overwrite: bool) -> None:
         raise ConfigError(
             f"directory={str(directory)!r}: holds a run; resume it, or say that it is to be overwritten (--overwrite)"
         )
+
+
+def _check_place(directory: Path) -> None:
+    """Refuse a place where no directory can be made or written to.
+
+    Raises:
+        OSError: it is one.
+    """
+    nearest = next(place for place in (directory.absolute(), *directory.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _begin(job: Job, config_text: str) -> None:
@@ -258,9 +274,14 @@ def _identity(config_text: str, key: Any) -> str:
 
 @contextlib.contextmanager
 def _told(directory: Path) -> Iterator[None]:
-    """What the disk refuses, as one clear error."""
+    """What the disk refuses, as one clear error; after Ctrl-C, even before the first chunk, how to go on."""
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args or not (directory / RUN).exists():
+            raise
+        message = f"interrupted; to go on: purejaxppo resume {shlex.quote(str(directory))}"
+        raise KeyboardInterrupt(message) from None
     except OSError as error:
         newest = checkpoints.numbers(directory / CHECKPOINTS)[-1:]
         kept = f"; the checkpoint after update {newest[0]} is there to resume from" if newest else ""

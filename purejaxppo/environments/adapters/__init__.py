@@ -6,6 +6,8 @@ Every adapter resets on the step that ends an episode, and gives the true succes
 import importlib
 from typing import Any
 
+import jax
+
 from purejaxppo.fields import ConfigError
 
 SUITES = ("brax", "craftax", "jumanji", "navix", "pgx", "xminigrid")
@@ -19,7 +21,9 @@ def make(env_id: str) -> Any:
     """
     suite, _, name = env_id.partition("/")
     try:
-        adapter = importlib.import_module(f"purejaxppo.environments.adapters.{suite}")
+        # Suites make arrays as they are imported, which must not be tracers of a program that is being traced now.
+        with jax.ensure_compile_time_eval():
+            adapter = importlib.import_module(f"purejaxppo.environments.adapters.{suite}")
     except ImportError as error:
         raise ConfigError(f"env={env_id!r}: needs pip install 'purejaxppo[{suite}]' ({error})") from None
     return adapter.make(name)

@@ -1,0 +1,171 @@
+"""The adapter to pgx against the package itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo import Config, ConfigError, train
+from purejaxppo.environments import interface, make
+
+pgx = pytest.importorskip("pgx")
+
+from purejaxppo.environments.adapters import pgx as adapter  # noqa: E402
+
+SMALL = {
+    "total_timesteps": 16,  # two updates
+    "num_envs": 2,
+    "num_steps": 4,
+    "num_epochs": 1,
+    "num_minibatches": 2,
+    "hidden_sizes": (4,),
+}
+GAMES = [
+    "2048",
+    "minatar-asterix",
+    "minatar-breakout",
+    "minatar-freeway",
+    "minatar-seaquest",
+    "minatar-space_invaders",
+]
+
+
+@pytest.fixture(autouse=True)
+def _allow_rank_promotion():
+    """The package promotes ranks."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def play(env, num_steps, params=None, seed=0):
+    """The start, the actions, and the `interface.Step` of each; the actions are random but available."""
+    params = env.default_params if params is None else params
+    key_reset, *keys = jax.random.split(jax.random.key(seed), num_steps + 1)
+    obs, state = interface.reset(env, key_reset, params)
+
+    def step(carry, key):
+        obs, state = carry
+        key_action, key_step = jax.random.split(key)
+        action = jax.random.categorical(key_action, jnp.log(interface.action_mask(env, obs, params)))
+        result = interface.step(env, key_step, state, action, params)
+        return (result.obs, result.state), (action, result)
+
+    _, (actions, steps) = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys))((obs, state), jnp.stack(keys))
+    return (obs, state), actions, steps
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_steps_are_those_of_the_package(game):
+    env, raw = adapter.make(game), pgx.make(game)
+    params = env.default_params
+    key_reset, *keys = jax.random.split(jax.random.key(1), 9)
+    (obs, state), raw_state = jax.jit(env.reset_env)(key_reset, params), jax.jit(raw.init)(key_reset)
+    step, raw_step = jax.jit(env.step_env), jax.jit(raw.step)
+    for i, key in enumerate(keys):
+        action = jnp.argmax(jnp.roll(state.legal_action_mask, -i)) + i
+        action = jnp.int32(action % env.num_actions)
+        obs, state, reward, terminated, _ = step(key, state, action, params)
+        raw_state = raw_step(raw_state, action, key)
+        jax.tree.map(np.testing.assert_array_equal, state, raw_state)
+        np.testing.assert_array_equal(obs["observation"], raw_state.observation)
+        np.testing.assert_array_equal(env.action_mask(obs, params), raw_state.legal_action_mask)
+        assert reward == raw_state.rewards[0]
+        assert terminated == raw_state.terminated
+        assert not env.is_truncated(state, params)
+
+
+@pytest.mark.parametrize("game", ["minatar-breakout", "2048"])
+def test_episodes_end_by_termination_and_reset_on_the_same_step(game):
+    env, raw = make(f"pgx/{game}"), pgx.make(game)
+    (_, start), actions, steps = play(env, 400)
+    ends = np.flatnonzero(steps.done)
+    assert len(ends) >= 2
+    np.testing.assert_array_equal(steps.terminated, steps.done)
+    np.testing.assert_array_equal(steps.state._step_count[ends], 0)
+    assert not steps.state.terminated.any()
+    # The first episode again in the package, which does not reset: its last state is the true successor.
+    _, *keys = jax.random.split(jax.random.key(0), 401)
+    state, raw_step = start, jax.jit(raw.step)
+    for key, action in zip(keys[: ends[0] + 1], actions, strict=False):
+        key_step, _ = jax.random.split(jax.random.split(key)[1])  # as gymnax splits it
+        state = raw_step(state, action, key_step)
+    assert state.terminated
+    np.testing.assert_array_equal(steps.next_obs["observation"][ends[0]], state.observation)
+    assert not np.array_equal(steps.obs["observation"][ends[0]], state.observation)
+    assert steps.state._step_count[ends[0] + 1] == 1
+
+
+def test_time_limit_of_ours_truncates():
+    env = make("pgx/minatar-asterix")
+    _, _, steps = play(env, 10, env.default_params.replace(max_steps_in_episode=4))
+    np.testing.assert_array_equal(np.flatnonzero(steps.done), [3, 7])
+    assert not steps.terminated.any()
+    _, _, steps = play(env, 10)
+    assert not steps.done.any()
+
+
+def test_freeway_calls_its_time_limit_a_termination():
+    env = make("pgx/minatar-freeway")
+    _, state = interface.reset(env, jax.random.key(0), env.default_params)
+    assert state._terminate_timer == 2500
+    last = state.replace(_terminate_timer=jnp.int32(0))
+    for before, ends in ((state, False), (last, True)):
+        step = interface.step(env, jax.random.key(0), before, jnp.int32(0), env.default_params)
+        assert (step.terminated, step.done) == (ends, ends)
+
+
+def test_mask_of_2048_and_features():
+    env = make("pgx/2048")
+    (obs, state), _, steps = play(env, 60)
+    masks = np.asarray(env.action_mask(steps.obs, env.default_params))
+    np.testing.assert_array_equal(masks, steps.state.legal_action_mask)
+    assert masks.any(-1).all()
+    assert not masks.all()
+    features = np.asarray(interface.features(env, obs))
+    np.testing.assert_array_equal(features.reshape(16, 31).argmax(-1), state._board)
+    assert features.dtype == np.float32
+    space = env.observation_space()
+    assert {name: part.shape for name, part in space.spaces.items()} == jax.tree.map(jnp.shape, obs)
+
+
+def test_equal_by_value():
+    one, other = adapter.make("minatar-breakout"), adapter.PgxEnv("minatar-breakout")
+    assert one is not other
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != adapter.make("2048")
+    assert make("pgx/2048") == adapter.make("2048")
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigError, match="did you mean 'pgx/minatar-breakout'"):
+        Config(env="pgx/minatar-brekout")
+
+
+@pytest.mark.parametrize("game", ["tic_tac_toe", "go_9x9", "sparrow_mahjong"])
+def test_games_of_several_players_are_refused(game):
+    with pytest.raises(ConfigError, match=rf"pgx/{game}.*one player, but this one has [23]"):
+        Config(env=f"pgx/{game}")
+
+
+def test_first_made_while_a_program_is_traced():
+    adapter._made.cache_clear()
+    adapter._shapes.cache_clear()
+    jax.eval_shape(lambda: adapter.make("2048").num_actions * jnp.ones(()))
+    env = adapter.make("2048")
+    assert interface.reset(env, jax.random.key(0), env.default_params)[0]["observation"].shape == (4, 4, 31)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_trains(game):
+    _, metrics = train(Config(env=f"pgx/{game}", **SMALL), jax.random.key(0))
+    assert all(np.all(np.isfinite(metrics[name])) for name in ("policy_loss", "value_loss", "entropy", "grad_norm"))
+    assert np.all(metrics["num_skipped"] == 0)
+
+
+@pytest.mark.slow
+def test_learns_breakout():
+    config = Config(env="pgx/minatar-breakout", num_envs=64, num_steps=64, total_timesteps=2_048_000, lr=1e-3)
+    _, metrics = train(config, jax.random.key(0))
+    assert metrics["episode_return"][0] < 1  # at random
+    assert np.mean(metrics["episode_return"][-20:]) > 6
