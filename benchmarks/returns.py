@@ -41,7 +41,6 @@ ROWS = (
     Row("dragons", None),
     Row("cliff", None),
     Row("maze", None),
-    Row("random-gridworld", 0.0),
     Row("cartpole", 475.0, Figure(500.0, ZOO, "0.1 M")),
     Row("acrobot", -80.0, Figure(-73.5, ZOO, "1 M")),
     Row("mountain-car", -110.4, Figure(-110.4, ZOO, "1 M")),

@@ -16,8 +16,9 @@ def agent(layout, logits, value=0.0, **settings):
 
     def layer(table, width):
         kernel = jnp.broadcast_to(jnp.asarray(table, jnp.float32), (num_cells, width))
-        return [Layer(kernel, jnp.zeros(width))]
+        return Layer(kernel, jnp.zeros(width))
 
     value = jnp.broadcast_to(jnp.asarray(value, jnp.float32), num_cells)[:, None]
     state = init(config, jax.random.key(0))
-    return config, state._replace(params={"params": {"towers": {"policy": layer(logits, 4), "value": layer(value, 1)}}})
+    networks = state.params["params"]["networks"]._replace(policy=layer(logits, 4), value=layer(value, 1))
+    return config, state._replace(params={"params": {"networks": networks}})

@@ -191,7 +191,7 @@ def test_environments_are_listed_with_their_spaces(capsys):
     assert re.search(r"^GridWorld-treasure +one of 31 +4, optimum known$", out, re.MULTILINE)
     assert re.search(r"^CartPole-v1 +4 numbers +2$", out, re.MULTILINE)
     assert re.search(r"^Breakout-MinAtar +10 x 10 x 4 numbers +3$", out, re.MULTILINE)
-    assert "Pendulum" not in out  # its actions are continuous
+    assert re.search(r"^Pendulum-v1 +3 numbers +1 number$", out, re.MULTILINE)
     assert len(out.splitlines()) > 30
 
 

@@ -56,7 +56,8 @@ def assert_trains(config):
 
 @pytest.mark.parametrize("env_id", DISCRETE + CONTINUOUS)
 def test_trains_on_every_environment(env_id):
-    assert_trains(Config(env=env_id, **SMALL))
+    with jax.numpy_rank_promotion("allow" if env_id == "Swimmer-misc" else "raise"):  # gymnax's Swimmer promotes
+        assert_trains(Config(env=env_id, **SMALL))
 
 
 def test_the_list_of_environments_is_complete():

@@ -48,4 +48,4 @@ def _words(space: Any) -> str:
     """A space in words."""
     if isinstance(space, spaces.Discrete):
         return f"one of {space.n}"
-    return f"{' x '.join(map(str, space.shape))} numbers"
+    return "1 number" if space.shape == (1,) else f"{' x '.join(map(str, space.shape))} numbers"

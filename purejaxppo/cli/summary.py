@@ -73,7 +73,7 @@ def show(config: Config, state: TrainState, verdict: Verdict, console: Console) 
         console.print("                   over agents, each the exact expectation of the greedy policy")
         console.print(distance_from_optimum(verdict.exact))
     env = make(config.env)
-    if isinstance(env, GridWorld):
+    if isinstance(env, GridWorld) and knows_optimum(config):
         console.print(_picture(config, env, state, console.width))
 
 
