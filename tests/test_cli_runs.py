@@ -188,9 +188,9 @@ def test_a_logger_that_is_not_installed_is_told_before_training(tmp_path, capsys
 def test_environments_are_listed_with_their_spaces(capsys):
     assert main("envs") == 0
     out = capsys.readouterr().out
-    assert re.search(r"^GridWorld-treasure +one of 31 +4, optimum known$", out, re.MULTILINE)
-    assert re.search(r"^CartPole-v1 +4 numbers +2$", out, re.MULTILINE)
-    assert re.search(r"^Breakout-MinAtar +10 x 10 x 4 numbers +3$", out, re.MULTILINE)
+    assert re.search(r"^GridWorld-treasure +one of 31 +one of 4, optimum known$", out, re.MULTILINE)
+    assert re.search(r"^CartPole-v1 +4 numbers +one of 2$", out, re.MULTILINE)
+    assert re.search(r"^Breakout-MinAtar +10 x 10 x 4 numbers +one of 3$", out, re.MULTILINE)
     assert re.search(r"^Pendulum-v1 +3 numbers +1 number$", out, re.MULTILINE)
     assert len(out.splitlines()) > 30
 
