@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import curves
+import returns as trained
 import side_by_side as contestants
 import time_to_threshold as threshold
 import tyro
@@ -141,13 +142,19 @@ def roofline() -> str:
     return markdown(header, rows)
 
 
+def returns() -> str:
+    """What every preset learns."""
+    rows = result("returns")["rows"]
+    return markdown(trained.HEADER, [trained.cells(row) for row in rows])
+
+
 def millions(number: float) -> str:
     """Three digits."""
     return f"{number / 1e6:.3g} M"
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline)
+    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns)
 }
 
 
