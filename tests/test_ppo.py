@@ -393,7 +393,8 @@ def test_a_huge_target_stops_nothing():
     assert "num_stopped" not in metrics
     same_state, same_metrics = quickly(train, config.replace(target_kl=1e9), KEY)
     np.testing.assert_array_equal(same_metrics.pop("num_stopped"), np.zeros(4))
-    assert_trees_close((same_state, same_metrics), (state, metrics), rtol=0, atol=0)
+    # Another program, which may round otherwise.
+    assert_trees_close((same_state, same_metrics), (state, metrics), rtol=1e-4, atol=1e-6)
 
 
 class Numbered(probes.RandomEnds):
