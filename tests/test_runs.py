@@ -677,14 +677,17 @@ def test_killed_at_random_moments_it_is_the_same(keys, tmp_path):
 
     subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL)
     moments, during_a_save = random.Random(0), 0
-    for _ in range(NUM_KILLS):
+    checkpoints = tmp_path / "killed" / files.CHECKPOINTS
+    for number in range(NUM_KILLS):
         process = subprocess.Popen(command("killed"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         process.stdout.readline()  # a chunk is done
-        time.sleep(moments.uniform(0, 0.4))
+        while number % 2 and process.poll() is None and not any(checkpoints.glob(f"{files.TEMPORARY}*")):
+            time.sleep(1e-3)  # every other time until there is a save under way, however slow the machine is
+        time.sleep(moments.uniform(0, 0.02 if number % 2 else 0.4))
         process.kill()
         _, errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors.decode()
-        during_a_save += any((tmp_path / "killed" / files.CHECKPOINTS).glob(f"{files.TEMPORARY}*"))
+        during_a_save += any(checkpoints.glob(f"{files.TEMPORARY}*"))
     print(f"killed {NUM_KILLS} times, {during_a_save} times during a save, up to update {numbers(tmp_path / 'killed')}")
     assert during_a_save >= 5
     subprocess.run(command("killed"), check=True, stdout=subprocess.DEVNULL)
