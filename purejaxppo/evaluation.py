@@ -146,7 +146,7 @@ def act(config: Config, state: TrainState, obs: Any, key: Array | None = None) -
     """
     if is_recurrent(config):
         raise ConfigError.of("network", config.network, "one without a memory; for others there is act_with_memory")
-    return _act(config, state, obs, (), key)[0]
+    return _act(config, state, obs, None, key)[0]
 
 
 @jax.jit
@@ -166,9 +166,6 @@ def act_with_memory(
     Raises:
         ConfigError: the shape of `obs` does not end in that of the environment's observations.
     """
-    if memory is None:
-        leading = _leading(config, obs)
-        memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, leading + leaf.shape), initial_memory(config))
     return _act(config, state, obs, memory, key)
 
 
@@ -178,6 +175,8 @@ def _act(config: Config, state: TrainState, obs: Any, memory: Any, key: Array | 
     leading = _leading(config, obs)
     if key is not None:
         check_key(key)
+    if memory is None:
+        memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, leading + leaf.shape), initial_memory(config))
     as_rows = partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[len(leading) :]))
     rows, memory_rows = as_rows((interface.typed(env, obs), memory))
     now, new_memory = policy(config, state.agent, num_rows=1)(rows, memory_rows)
