@@ -8,19 +8,12 @@ from gymnax.environments import spaces
 
 from purejaxppo import Config, ConfigError, train
 from purejaxppo.environments import MultiDiscrete, interface, make
+from tests.test_interface import SMALL
 
 jumanji = pytest.importorskip("jumanji")
 
 from purejaxppo.environments.adapters import jumanji as adapter  # noqa: E402
 
-SMALL = {
-    "total_timesteps": 16,  # two updates
-    "num_envs": 2,
-    "num_steps": 4,
-    "num_epochs": 1,
-    "num_minibatches": 2,
-    "hidden_sizes": (4,),
-}
 DOWNLOADS = ["Sokoban-v0"]  # left out: it downloads its data when it is made
 REFUSED = ["MultiCVRP-v0"]
 TASKS = sorted(jumanji.registered_environments() - set(DOWNLOADS + REFUSED))

@@ -7,19 +7,12 @@ import pytest
 
 from purejaxppo import Config, ConfigError, train
 from purejaxppo.environments import interface, make
+from tests.test_interface import SMALL
 
 pgx = pytest.importorskip("pgx")
 
 from purejaxppo.environments.adapters import pgx as adapter  # noqa: E402
 
-SMALL = {
-    "total_timesteps": 16,  # two updates
-    "num_envs": 2,
-    "num_steps": 4,
-    "num_epochs": 1,
-    "num_minibatches": 2,
-    "hidden_sizes": (4,),
-}
 GAMES = [
     "2048",
     "minatar-asterix",

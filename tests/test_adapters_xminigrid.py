@@ -10,6 +10,7 @@ import pytest
 
 from purejaxppo import Config, ConfigError, evaluate, train
 from purejaxppo.environments import interface, make
+from tests.test_interface import SMALL
 
 xminigrid = pytest.importorskip("xminigrid")
 
@@ -17,14 +18,6 @@ from xminigrid.core.goals import AgentNearGoal  # noqa: E402
 
 from purejaxppo.environments.adapters import xminigrid as adapter  # noqa: E402
 
-SMALL = {
-    "total_timesteps": 16,  # two updates
-    "num_envs": 2,
-    "num_steps": 4,
-    "num_epochs": 1,
-    "num_minibatches": 2,
-    "hidden_sizes": (4,),
-}
 FORWARD, RIGHT, LEFT = 0, 1, 2
 EMPTY = "xminigrid/MiniGrid-Empty-5x5"  # from the top left, facing right, to the goal at the bottom right
 TO_GOAL = [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
