@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import measure
 
-from purejaxppo import acting, networks, ppo
+from purejaxppo import acting, networks, policies, ppo
 
 COMMITTED = Path(__file__).parent / "results" / "throughput.json"
 CASES = (("GridWorld-dragons", 1024, 8), ("CartPole-v1", 1024, 2), ("CartPole-v1", 64, 16))  # the last: updates
@@ -57,6 +57,7 @@ def plain_form() -> Iterator[None]:
         return config.minibatch_size
 
     with (
+        mock.patch.object(policies, "uses_table", return_value=False),
         mock.patch.object(acting, "uses_table", return_value=False),
         mock.patch.object(acting, "rows_at_once", whole),
         mock.patch.object(ppo, "rows_at_once", whole),

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import tyro
 from jax import Array
 
-from purejaxppo.acting import uses_table
 from purejaxppo.config import Config
 from purejaxppo.costs import flops_per_step
+from purejaxppo.policies import uses_table
 from purejaxppo.ppo import TrainState, train
 
 PRODUCTS = 4  # matrix products in one call of the peak
@@ -253,6 +253,17 @@ def _cpu_model() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()
+
+
+def write_rows(path: Path | None, rows: list[dict[str, Any]], same: Sequence[str]) -> None:
+    """Write rows, each with its machine, in place of those in the file that have the same names; the others stay.
+
+    So rows that need different packages can be measured one after the other.
+    """
+    found = json_format.loads(path.read_text())["rows"] if path is not None and path.exists() else []
+    new = {tuple(str(row[name]) for name in same): row | {"machine": machine()} for row in rows}
+    old = {tuple(str(row[name]) for name in same): row for row in found}
+    write_json(path, {"rows": [*(old | new).values()]})
 
 
 def write_json(path: Path | None, report: dict[str, Any]) -> None:

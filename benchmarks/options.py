@@ -10,17 +10,20 @@ import numpy as np
 
 from purejaxppo import Config, evaluate, preset
 from purejaxppo.experiment.statistics import iqm
+from purejaxppo.fields import ConfigError
 from purejaxppo.ppo import train
 
-CASES: tuple[tuple[str, dict[str, Any]], ...] = (  # a preset, and what is changed
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (  # a preset or a suite's environment, and what is changed
     ("cartpole", {"dtype": "bfloat16"}),
     ("breakout", {"dtype": "bfloat16"}),
-    ("breakout", {"shared_torso": False}),
+    ("breakout", {"shared_torso": True}),
     ("breakout", {"reset_pool": 64}),
     ("asterix", {"reset_pool": 64}),
     ("random-gridworld", {"reset_pool": 256}),
+    ("craftax/Craftax-Classic-Symbolic-v1", {"reset_pool": 64}),
 )
-HEADER = ["preset", "option", "time / without", "min", "max", "return", "without"]
+OF_SUITE: dict[str, Any] = {"num_envs": 32, "num_steps": 32, "total_timesteps": 2**15, "lr": 1e-3}
+HEADER = ["preset or environment", "option", "time / without", "min", "max", "return", "without"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,18 +34,29 @@ class Flags(measure.TimingFlags):
     """agents whose returns are compared"""
     steps: int = 500_000
     """environment steps of each of these agents, or of a whole training if that is less"""
+    only: tuple[str, ...] = ()
+    """presets or environments, if not all"""
 
 
 def main(flags: Flags) -> None:
     """Compare every case with its preset as it is."""
-    results = [compare(*case, flags) for case in (CASES[:1] if flags.quick else CASES)]
+    results = []
+    for name, change in CASES[:1] if flags.quick else CASES:
+        if flags.only and name not in flags.only:
+            continue
+        try:
+            base = Config(env=name, **OF_SUITE) if "/" in name else preset(name)
+        except ConfigError as error:
+            print(f"{name}: left out: {error}", flush=True)
+            continue
+        results.append(compare(name, base, change, flags))
+        print(" | ".join(cells(results[-1])), flush=True)
     measure.print_table(HEADER, [cells(result) for result in results])
-    measure.write_json(flags.json, {"machine": measure.machine(), "cases": results})
+    measure.write_rows(flags.json, results, ["preset", "change"])
 
 
-def compare(name: str, change: dict[str, Any], flags: Flags) -> dict[str, Any]:
+def compare(name: str, base: Config, change: dict[str, Any], flags: Flags) -> dict[str, Any]:
     """Interleaved calls of a few updates, and the returns of agents trained for longer."""
-    base = preset(name)
     if flags.quick:
         base = base.replace(num_envs=4, num_steps=8, total_timesteps=10**4)
     configs = [base, base.replace(**change)]

@@ -9,10 +9,11 @@ import jax
 import measure
 import numpy as np
 
-from purejaxppo import Config, evaluate, optimality, planning, preset
-from purejaxppo.acting import environment, knows_optimum, tabular_model
+from purejaxppo import Config, planning, preset
+from purejaxppo.evaluation import greedy_return
 from purejaxppo.experiment import statistics
 from purejaxppo.fields import ConfigError
+from purejaxppo.policies import environment, knows_optimum, tabular_model
 from purejaxppo.ppo import train
 
 ZOO = "RL Baselines3 Zoo"  # benchmark.md, one run each
@@ -87,7 +88,7 @@ def main(flags: Flags) -> None:
             continue
         print(" | ".join(cells(results[-1])), flush=True)
     measure.print_table(HEADER, [cells(result) for result in results])
-    measure.write_json(flags.json, {"machine": measure.machine(), "rows": results})
+    measure.write_rows(flags.json, results, ["preset"])
 
 
 def result(row: Row, flags: Flags) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
     state, _ = jax.block_until_ready(jax.jit(jax.vmap(train, in_axes=(None, 0)))(config, keys))
     seconds = time.perf_counter() - began
     returns = np.asarray(
-        jax.jit(jax.vmap(partial(greedy_return, config, flags.episodes)))(
+        jax.jit(jax.vmap(partial(greedy_return, config, num_episodes=flags.episodes)))(
             state, jax.random.split(key_evaluate, flags.num_seeds)
         )
     )
@@ -121,13 +122,6 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
         "steps": config.num_updates * config.batch_size,
         "seconds": seconds,
     }
-
-
-def greedy_return(config: Config, num_episodes: int, state: Any, key: Any) -> Any:
-    """Exactly, where the model is known; otherwise a mean over episodes."""
-    if knows_optimum(config):
-        return optimality(config, state).expected_return
-    return evaluate(config, state, key, num_episodes=num_episodes).episode_return.mean()
 
 
 def optimum(config: Config) -> float | None:

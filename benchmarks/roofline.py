@@ -21,8 +21,9 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from purejaxppo import Config, costs, init
-from purejaxppo.acting import environment, network, rollout, rows_at_once, uses_table, values
+from purejaxppo.acting import rollout, values
 from purejaxppo.environments import interface
+from purejaxppo.policies import environment, network, rows_at_once, uses_table
 from purejaxppo.ppo import TrainState, collect, learn, to_batch
 
 CASES = (("GridWorld-dragons", 1024), ("CartPole-v1", 1024), ("CartPole-v1", 4), ("Breakout-MinAtar", 64))

@@ -15,7 +15,7 @@ import jax
 import measure
 
 from purejaxppo import Config
-from purejaxppo.cli.progress import describe
+from purejaxppo.cli.progress import in_words
 from purejaxppo.experiment import Progress, Schedule, files, run
 
 STEPS = 50_000_000
@@ -77,7 +77,7 @@ def call(config: Config, key: jax.Array, schedule: Schedule) -> Call:
     with tempfile.TemporaryDirectory() as place, open(os.devnull, "w") as nowhere:
 
         def watch(progress: Progress) -> None:
-            print(describe(progress), file=nowhere)
+            print(in_words(progress), file=nowhere)
             if progress.num_updates >= progress.total_updates / 10:
                 memory.append(megabytes())
 

@@ -12,9 +12,6 @@ from purejaxppo.environments import (
     Environment,
     GridWorld,
     GridWorldParams,
-    MultiDiscrete,
-    RandomGridWorld,
-    RandomGridWorldParams,
     check_env,
 )
 from purejaxppo.evaluation import act, act_with_memory, evaluate, optimality
@@ -36,9 +33,6 @@ __all__ = [
     "GridWorld",
     "GridWorldParams",
     "MultiCategorical",
-    "MultiDiscrete",
-    "RandomGridWorld",
-    "RandomGridWorldParams",
     "Recurrent",
     "TanhGaussian",
     "TrainState",

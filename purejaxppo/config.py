@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from gymnax.environments import spaces
 from jax import Array
@@ -171,6 +172,24 @@ class Config(Settings):
     def num_updates(self) -> int:
         """Whole updates that fit into `total_timesteps`; the rest, less than one batch, is not trained."""
         return self.total_timesteps // self.batch_size
+
+
+def check_config(config: Any) -> None:
+    """Refuse what is not one configuration, and a setting of JAX's with which nothing can be trained.
+
+    Raises:
+        ConfigError: it is none, a traced field holds many numbers, or `jax_debug_nans` is set.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(f"config: must be a Config, not {type(config).__name__}")
+    for field in dataclasses.fields(config):
+        shape = np.shape(getattr(config, field.name)) if field.name != "env_params" else ()
+        if not field.metadata["static"] and shape != ():
+            allowed = f"must be a single number, not an array of shape {shape}; jax.vmap maps over many"
+            raise ConfigError(f"{field.name}: {allowed}")
+    if jax.config.jax_debug_nans:
+        why = "means over episodes are NaN where none ended; num_skipped counts gradients that are not finite"
+        raise ConfigError(f"jax_debug_nans: must be off for training: {why}")
 
 
 def _is_hashable(x: Any) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from purejaxppo.acting import environment, evaluate_networks, network_input, rollout, uses_table
+from purejaxppo.acting import rollout
 from purejaxppo.config import Config
 from purejaxppo.environments import interface
+from purejaxppo.policies import environment, evaluate_networks, network_input, uses_table
 from purejaxppo.ppo import init
 
 

@@ -8,21 +8,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo import planning
-from purejaxppo.acting import (
+from purejaxppo.acting import Runner, start
+from purejaxppo.config import Config
+from purejaxppo.environments import interface, make
+from purejaxppo.fields import COUNT, ConfigError, check_key
+from purejaxppo.policies import (
     Policy,
-    Runner,
     environment,
     event_shape,
     initial_memory,
     is_recurrent,
+    knows_optimum,
     policy,
     policy_in,
-    start,
     tabular_model,
 )
-from purejaxppo.config import Config
-from purejaxppo.environments import interface, make
-from purejaxppo.fields import COUNT, ConfigError, check_key
 from purejaxppo.ppo import TrainState
 
 # Folded into the evaluation's key, so that a key which also trained gives other random numbers here. Training splits
@@ -82,6 +82,16 @@ def evaluate(
     episodes = Evaluation(runners.episode_return, runners.episode_length)
     carry = runners, episodes, jnp.ones(num_episodes, bool), key
     return jax.lax.while_loop(lambda carry: jnp.any(carry[2]), step_all, carry)[1]
+
+
+def greedy_return(config: Config, state: TrainState, key: Array, *, num_episodes: int = 128) -> Array:
+    """What an episode of the greedy policy returns, `[]`.
+
+    It is exact where the environment's model is known, and otherwise the mean of so many episodes drawn with `key`.
+    """
+    if knows_optimum(config):
+        return optimality(config, state).expected_return
+    return jnp.mean(evaluate(config, state, key, num_episodes=num_episodes).episode_return)
 
 
 class Optimality(NamedTuple):

@@ -8,28 +8,24 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from purejaxppo.acting import (
+from purejaxppo.acting import Runner, Transition, rollout, start, values
+from purejaxppo.advantages import gae
+from purejaxppo.config import Config, check_config
+from purejaxppo.fields import check_key
+from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
+from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, scale_rewards
+from purejaxppo.planning import expected_return
+from purejaxppo.policies import (
     Agent,
-    Runner,
-    Transition,
     environment,
     initial_params,
     is_recurrent,
     judge,
     network_input,
     policy_in,
-    rollout,
     rows_at_once,
-    start,
     tabular_model,
-    values,
 )
-from purejaxppo.advantages import gae
-from purejaxppo.config import Config
-from purejaxppo.fields import check_key
-from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
-from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, scale_rewards
-from purejaxppo.planning import expected_return
 from purejaxppo.schedules import scheduled
 from purejaxppo.shuffling import random_permutation
 
@@ -76,7 +72,7 @@ def train(config: Config, key: Array) -> tuple[TrainState, Metrics]:
         - `expected_return`, with `exact_return`: of the sampled policy after the update, see `planning`.
 
     Raises:
-        ConfigError: the key is not a single typed key.
+        ConfigError: the configuration or the key is not a single one.
     """
     return jax.lax.scan(lambda state, _: update(config, state), init(config, key), length=config.num_updates)
 
@@ -86,8 +82,10 @@ def init(config: Config, key: Array) -> TrainState:
     """The state before the first update: fresh networks, optimiser and environments.
 
     Raises:
-        ConfigError: the key is not a single typed key, or a network of the user's does not give what it must.
+        ConfigError: the configuration or the key is not a single one, or a network of the user's does not give what it
+            must.
     """
+    check_config(config)
     check_key(key)
     key_params, key_runners, key = jax.random.split(key, 3)
     runners = jax.vmap(partial(start, config))(jax.random.split(key_runners, config.num_envs))
@@ -181,19 +179,17 @@ def learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple[
         changes, new_opt_state = optimizer.update(gradient, opt_state)
         # A step that is not finite is left out, and counted: it must not destroy what was learned.
         finite = jnp.isfinite(metrics["grad_norm"])
+        metrics["num_skipped"] = 1.0 - finite
         if config.target_kl is not None:
             goes_on &= ~(metrics["approx_kl"] > config.target_kl)  # one that is not finite stops nothing
+            metrics["num_stopped"] = 1.0 - goes_on
         new = optax.apply_updates(params, changes), new_opt_state
         params, opt_state = jax.tree.map(partial(jnp.where, finite & goes_on), new, (params, opt_state))
-        return (params, opt_state, goes_on), metrics | {"num_skipped": 1.0 - finite, "num_stopped": 1.0 - goes_on}
+        return (params, opt_state, goes_on), metrics
 
     keys = jax.random.split(key, config.num_epochs)
-    (params, opt_state, _), metrics = jax.lax.scan(epoch, (state.params, state.opt_state, jnp.array(True)), keys)
-    sums = {"num_skipped": metrics.pop("num_skipped").sum()}
-    num_stopped = metrics.pop("num_stopped").sum()
-    if config.target_kl is not None:
-        sums["num_stopped"] = num_stopped
-    return params, opt_state, jax.tree.map(jnp.mean, metrics) | sums
+    (params, opt_state, _), steps = jax.lax.scan(epoch, (state.params, state.opt_state, jnp.array(True)), keys)
+    return params, opt_state, {name: x.sum() if name.startswith("num_") else x.mean() for name, x in steps.items()}
 
 
 def _shuffled(config: Config, key: Array) -> Array:

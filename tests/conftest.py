@@ -10,6 +10,10 @@ MAPS = Path("/proc/self/maps")
 MANY_MAPS = 20_000
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-catalogue", action="store_true", help="write what `purejaxppo envs` lists")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     # Programs compiled once serve later runs of the tests.

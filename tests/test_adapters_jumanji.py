@@ -8,7 +8,6 @@ from gymnax.environments import spaces
 
 from purejaxppo import Config, ConfigError, train
 from purejaxppo.environments import MultiDiscrete, interface, make
-from tests.test_interface import SMALL
 
 jumanji = pytest.importorskip("jumanji")
 
@@ -220,7 +219,7 @@ def test_equal_by_value():
 
 
 def test_unknown_and_unsupported_names():
-    with pytest.raises(ConfigError, match="did you mean 'jumanji/Snake-v1'"):
+    with pytest.raises(ConfigError, match="unknown jumanji task 'Snake-v0'; did you mean 'Snake-v1'"):
         Config(env="jumanji/Snake-v0")
     with pytest.raises(ConfigError, match="jumanji/MultiCVRP-v0"):
         Config(env="jumanji/MultiCVRP-v0")
@@ -232,13 +231,6 @@ def test_first_made_while_a_program_is_traced():
     jax.eval_shape(lambda: adapter.make("Game2048-v1").action_space().n * jnp.ones(()))
     env = adapter.make("Game2048-v1")
     assert interface.reset(env, jax.random.key(0), env.default_params)[0]["board"].shape == (4, 4)
-
-
-@pytest.mark.parametrize("task", ["Snake-v1", "Tetris-v0", "Maze-v0", "Game2048-v1"])
-def test_trains(task):
-    _, metrics = train(Config(env=f"jumanji/{task}", **SMALL), jax.random.key(0))
-    assert all(np.all(np.isfinite(metrics[name])) for name in ("policy_loss", "value_loss", "entropy", "grad_norm"))
-    assert np.all(metrics["num_skipped"] == 0)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ import pytest
 
 from purejaxppo import Config, ConfigError, evaluate, train
 from purejaxppo.environments import interface, make
-from tests.test_interface import SMALL
 
 xminigrid = pytest.importorskip("xminigrid")
 
@@ -150,7 +149,9 @@ def test_equal_by_value():
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigError, match="did you mean 'xminigrid/MiniGrid-Empty-5x5'"):
+    with pytest.raises(
+        ConfigError, match="unknown xminigrid task 'MiniGrid-Empt-5x5'; did you mean 'MiniGrid-Empty-5x5'"
+    ):
         Config(env="xminigrid/MiniGrid-Empt-5x5")
 
 
@@ -167,13 +168,6 @@ print(jax.jit(env.reset)(jax.random.key(0), env.default_params)[0].shape)
 def test_imported_while_a_program_is_traced():
     run = subprocess.run([sys.executable, "-c", FIRST_USED_IN_A_TRACE], capture_output=True, text=True)
     assert run.stdout == "(7, 7, 2)\n", run.stderr
-
-
-@pytest.mark.parametrize("task", ["MiniGrid-Empty-5x5", "XLand-MiniGrid-R1-9x9"])
-def test_trains(task):
-    _, metrics = train(Config(env=f"xminigrid/{task}", **SMALL), jax.random.key(0))
-    assert all(np.all(np.isfinite(metrics[name])) for name in ("policy_loss", "value_loss", "entropy", "grad_norm"))
-    assert np.all(metrics["num_skipped"] == 0)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, RandomGridWorld, init
+from purejaxppo import Config, ConfigError, init
+from purejaxppo.environments import RandomGridWorld
 from purejaxppo.experiment import checkpoints, files
 from purejaxppo.experiment.loop import fingerprint
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
-from purejaxppo.acting import policy_table
 from purejaxppo.evaluation import EVALUATION
+from purejaxppo.policies import policy_table
 from tests import probes
 
 KEY = jax.random.key(3)

@@ -1,4 +1,4 @@
-"""The learner on every gymnax environment with discrete actions, and on odd environments of our own."""
+"""The learner on odd environments of our own."""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,60 +10,11 @@ import numpy as np
 import pytest
 from gymnax.environments import spaces
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, RandomGridWorldParams, describe, train
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, describe, train
 from purejaxppo.acting import rollout
-from purejaxppo.environments import interface
+from purejaxppo.environments import RandomGridWorldParams, interface
 from purejaxppo.ppo import init
-
-CONTINUOUS = ["Pendulum-v1", "MountainCarContinuous-v0", "PointRobot-misc", "Reacher-misc", "Swimmer-misc"]
-DOWNLOADS = ["MNISTBandit-bsuite"]  # left out: it downloads its data when it is made
-DISCRETE = [env_id for env_id in gymnax.registered_envs if env_id not in CONTINUOUS + DOWNLOADS]
-SMALL = {
-    "total_timesteps": 16,  # two updates
-    "num_envs": 2,
-    "num_steps": 4,
-    "num_epochs": 1,
-    "num_minibatches": 2,
-    "hidden_sizes": (4,),
-}
-# The programs run for a moment but take long to compile.
-QUICK_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
-
-
-def quickly(function, *args):
-    """`function(*args)` in one program."""
-    options = QUICK_COMPILE if jax.default_backend() == "cpu" else None
-    return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)
-
-
-def assert_trains(config):
-    """Two updates: finite, complete, and the networks change."""
-    state, metrics = quickly(train, config, jax.random.key(0))
-    for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm", "num_episodes"):
-        assert metrics[name].shape == (2,)
-        assert np.all(np.isfinite(metrics[name])), name
-    assert np.all(metrics["num_skipped"] == 0)
-    assert np.all(metrics["entropy"] != 0)
-    assert np.all(metrics["grad_norm"] > 0)
-    assert state.num_updates == 2
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
-    return state, metrics
-
-
-@pytest.mark.parametrize("env_id", DISCRETE + CONTINUOUS)
-def test_trains_on_every_environment(env_id):
-    with jax.numpy_rank_promotion("allow" if env_id == "Swimmer-misc" else "raise"):  # gymnax's Swimmer promotes
-        assert_trains(Config(env=env_id, **SMALL))
-
-
-def test_the_list_of_environments_is_complete():
-    assert {"CartPole-v1", "Breakout-MinAtar", "FrozenLake-misc", "RandomGridWorld", "GridWorld-maze"} <= set(DISCRETE)
-    assert len(DISCRETE) >= 26
-    assert set(CONTINUOUS + DOWNLOADS) < set(gymnax.registered_envs)
+from tests.small import SMALL, assert_trains, quickly
 
 
 class Counter(NamedTuple):

@@ -10,23 +10,10 @@ import pytest
 from gymnax.environments import spaces
 from gymnax.environments.environment import EnvParams
 
-from purejaxppo import (
-    Categorical,
-    Config,
-    ConfigError,
-    Environment,
-    MultiDiscrete,
-    act,
-    acting,
-    evaluate,
-    init,
-    ppo,
-    train,
-    update,
-)
-from purejaxppo.environments import interface
+from purejaxppo import Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, ppo, train, update
+from purejaxppo.environments import MultiDiscrete, interface
 from tests import probes
-from tests.test_interface import assert_trains, quickly
+from tests.small import assert_trains, quickly
 
 KEY = jax.random.key(6)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 2, "num_epochs": 1, "num_minibatches": 2}
@@ -74,7 +61,7 @@ def test_features_are_the_parts_one_after_the_other(time):
     features = interface.features(Nested(), obs)
     assert features.dtype == jnp.float32
     np.testing.assert_array_equal(features, vector(time, -0.5))
-    np.testing.assert_array_equal(acting.network_input(CONFIG, obs), features)
+    np.testing.assert_array_equal(policies.network_input(CONFIG, obs), features)
 
 
 def test_parts_have_the_dtypes_of_their_spaces():
@@ -132,7 +119,7 @@ def test_a_user_network_reads_the_parts():
     pair = (1 - mean["a pair"][0]) / deviation["a pair"][0], one["a pair"][1]
     seen = {"map": (one["map"] - mean["map"]) / deviation["map"], "kind": one["kind"], "a pair": pair}
     expected = config.network.apply(state.params, seen)[0]
-    now, _ = acting.evaluate_networks(config, state.agent, jax.tree.map(lambda leaf: leaf[None], one))
+    now, _ = policies.evaluate_networks(config, state.agent, jax.tree.map(lambda leaf: leaf[None], one))
     np.testing.assert_allclose(now.action.log_probs[0], expected.log_probs, rtol=1e-4, atol=1e-5)
 
 

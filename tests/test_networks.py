@@ -11,7 +11,8 @@ import scipy.special
 import scipy.stats
 from gymnax.environments import spaces
 
-from purejaxppo import DiagGaussian, MultiCategorical, MultiDiscrete, TanhGaussian
+from purejaxppo import DiagGaussian, MultiCategorical, TanhGaussian
+from purejaxppo.environments import MultiDiscrete
 from purejaxppo.networks import (
     ActorCritic,
     Layer,

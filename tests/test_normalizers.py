@@ -10,7 +10,7 @@ import pytest
 from purejaxppo import Config, act, evaluate, init, ppo, train, update
 from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, normalize, scale_rewards
 from tests import probes
-from tests.test_interface import QUICK_COMPILE, quickly
+from tests.small import QUICK_COMPILE, quickly
 
 KEY = jax.random.key(11)
 add_all, scale, loss = jax.jit(add), jax.jit(scale_rewards), jax.jit(ppo._loss)

@@ -17,6 +17,7 @@ from purejaxppo import (
     init,
     optimality,
     planning,
+    policies,
     train,
     update,
 )
@@ -53,11 +54,11 @@ def state():
 
 def expected_optimality(config, state, greedy):
     """All fields in double precision, from a table of what the networks say."""
-    model = reference.in_numpy(acting.tabular_model(config))
-    table = acting.policy_table(config, state.agent)
+    model = reference.in_numpy(policies.tabular_model(config))
+    table = policies.policy_table(config, state.agent)
     policy, critic = np.exp(np.float64(table.action.log_probs)), np.float64(table.value)
     mode = policy.argmax(axis=1)
-    horizon = acting.environment(config)[1].max_steps_in_episode
+    horizon = policies.environment(config)[1].max_steps_in_episode
     returned, _, success = reference.played(model, [np.eye(4)[mode] if greedy else policy] * horizon)
     best = reference.best_return(model, horizon)
     counts = reference.visited(model)
@@ -77,7 +78,7 @@ def test_every_field_is_what_numpy_says(state, config, greedy):
 
 
 def test_some_states_are_out_of_reach_and_some_choices_are_wrong(state):
-    model = acting.tabular_model(CONFIG)
+    model = policies.tabular_model(CONFIG)
     assert 0 < np.sum(planning.reachable(model)) < len(model.start) - 3
     early = optimality(CONFIG, init(CONFIG, KEY), greedy=False)
     late = optimality(CONFIG, state, greedy=False)
@@ -91,11 +92,11 @@ def test_some_states_are_out_of_reach_and_some_choices_are_wrong(state):
 @pytest.mark.parametrize("config", [CONFIG, LAKE], ids=["map", "lake"])
 def test_episodes_return_what_is_expected(state, config, greedy):
     state = state if config is CONFIG else init(config, KEY)
-    model = acting.tabular_model(config)
-    policy, _ = acting.policy_in(config, state.agent, model)
+    model = policies.tabular_model(config)
+    policy, _ = policies.policy_in(config, state.agent, model)
     if greedy:
         policy = jax.nn.one_hot(jnp.argmax(policy, axis=1), 4)
-    exact = planning.expected_return(model, policy, acting.environment(config)[1].max_steps_in_episode)
+    exact = planning.expected_return(model, policy, policies.environment(config)[1].max_steps_in_episode)
     num_episodes = 20_000
     episodes = jax.device_get(evaluate(config, state, jax.random.key(5), num_episodes=num_episodes, greedy=greedy))
     for sample, mean in (
@@ -168,7 +169,7 @@ def drawn(config, logits, value):
 
 
 def test_the_best_policy_and_its_critic_are_faultless():
-    model = acting.tabular_model(TABLE)
+    model = policies.tabular_model(TABLE)
     best = planning.value_iteration(model, 1.0)
     logits, reached = 50.0 * np.asarray(best.is_optimal.at[:, :].set(first(best.is_optimal))), visited_of(model)
     for greedy in (True, False):
@@ -236,11 +237,11 @@ def test_exact_return_is_that_of_the_sampled_policy_after_each_update():
     config = CONFIG.replace(exact_return=True)
     final, metrics = trained(config)
     assert metrics["expected_return"].shape == (config.num_updates,)
-    model = acting.tabular_model(config)
+    model = policies.tabular_model(config)
     state = init(config, KEY)
     for i in range(config.num_updates):
         state, now = update(config, state)
-        policy, _ = acting.policy_in(config, state.agent, model)
+        policy, _ = policies.policy_in(config, state.agent, model)
         expected = planning.expected_return(model, policy, SLIP.max_steps_in_episode).episode_return
         np.testing.assert_allclose(now["expected_return"], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(metrics["expected_return"][i], expected, rtol=1e-3, atol=1e-3)
@@ -296,17 +297,17 @@ def discounted_until(model, policy, horizon, gamma):
 
 def learned_critic(config):
     state, _ = trained(config)
-    return acting.policy_in(config, state.agent, acting.tabular_model(config))
+    return policies.policy_in(config, state.agent, policies.tabular_model(config))
 
 
 def assert_critic_has_no_time_limit(config):
     policy, critic = learned_critic(config)
-    value = planning.policy_evaluation(acting.tabular_model(config), policy, config.gamma)
+    value = planning.policy_evaluation(policies.tabular_model(config), policy, config.gamma)
     np.testing.assert_allclose(critic[ACTED_IN], value[ACTED_IN], rtol=0.03, atol=0.05)
 
 
 def test_corridor_has_one_policy_and_two_values():
-    model = acting.tabular_model(ENDLESS)
+    model = policies.tabular_model(ENDLESS)
     policy = np.float64(model.mask)
     np.testing.assert_array_equal(policy.sum(axis=1), 1)
     infinite = reference.solved(reference.in_numpy(model), policy, 0.9)
@@ -318,7 +319,7 @@ def test_corridor_has_one_policy_and_two_values():
 def test_critic_converges_to_the_value_without_a_time_limit():
     assert_critic_has_no_time_limit(ENDLESS)
     policy, critic = learned_critic(ENDLESS)
-    finite = discounted_until(reference.in_numpy(acting.tabular_model(ENDLESS)), np.float64(policy), LIMIT, 0.9)
+    finite = discounted_until(reference.in_numpy(policies.tabular_model(ENDLESS)), np.float64(policy), LIMIT, 0.9)
     beyond = np.array([0, 1, 2, 7, 8, 9, 10])  # three steps do not lead from there to money
     assert np.all(np.abs(critic - finite)[beyond] > 1)
     assert optimality(ENDLESS, trained(ENDLESS)[0]).value_error < 0.2

@@ -16,10 +16,10 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from purejaxppo import Config, ConfigError, GridWorld, init, update
-from purejaxppo.acting import policy_table
 from purejaxppo.experiment import plots
 from purejaxppo.losses import standardize
 from purejaxppo.planning import value_iteration
+from purejaxppo.policies import policy_table
 from purejaxppo.ppo import collect, learn
 from tests import probes, tables
 

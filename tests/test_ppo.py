@@ -11,21 +11,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from purejaxppo import (
-    Config,
-    ConfigError,
-    GridWorld,
-    GridWorldParams,
-    RandomGridWorld,
-    acting,
-    gae,
-    init,
-    ppo,
-    train,
-    update,
-)
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, acting, gae, init, policies, ppo, train, update
+from purejaxppo.environments import RandomGridWorld
 from tests import probes
-from tests.test_interface import quickly
+from tests.small import quickly
 
 SMALL: dict[str, Any] = {
     "num_envs": 8,
@@ -99,11 +88,11 @@ def test_table_gives_the_loss_and_gradient_of_the_networks(monkeypatch):
             return ppo._loss(config, state.agent._replace(params=params), batch)  # noqa: B023, called below
 
         gradient = jax.value_and_grad(loss, has_aux=True)
-        config_uses_table = acting.uses_table(config, config.minibatch_size)
+        config_uses_table = policies.uses_table(config, config.minibatch_size)
         assert config_uses_table
         with_table = gradient(params, batch)
         with monkeypatch.context() as patch:
-            patch.setattr(acting, "uses_table", lambda config, num_rows: False)
+            patch.setattr(policies, "uses_table", lambda config, num_rows: False)
             per_sample = gradient(params, batch)
         assert_trees_close(with_table, per_sample, rtol=1e-4, atol=1e-6)
 
@@ -112,18 +101,18 @@ def test_chunked_gradient_equals_the_whole(monkeypatch):
     config = KINDS["per sample"].replace(num_minibatches=1)
     state = init(config, KEY)
     batch = batch_of(config, state)
-    assert acting.rows_at_once(config, state.params) == config.minibatch_size
+    assert policies.rows_at_once(config, state.params) == config.minibatch_size
     whole = ppo._gradient(config, state.agent, batch)
-    monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 16 * config.minibatch_size // 4)
-    assert acting.rows_at_once(config, state.params) == config.minibatch_size // 4
+    monkeypatch.setattr(policies, "CACHED_ACTIVATIONS", 16 * config.minibatch_size // 4)
+    assert policies.rows_at_once(config, state.params) == config.minibatch_size // 4
     assert_trees_close(ppo._gradient(config, state.agent, batch), whole, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "limit", "chunks"), [(96, 96, 1), (96, 95, 2), (96, 20, 6), (97, 20, 1), (97, 1, 97)])
 def test_chunks_are_equal_and_not_much_smaller_than_they_may_be(size, limit, chunks, monkeypatch):
     config = Config(env="CartPole-v1", num_envs=size, num_steps=1, num_minibatches=1, total_timesteps=size)
-    monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 64 * limit)
-    assert acting.rows_at_once(config, {"kernel": np.zeros((64, 4))}) == size // chunks
+    monkeypatch.setattr(policies, "CACHED_ACTIVATIONS", 64 * limit)
+    assert policies.rows_at_once(config, {"kernel": np.zeros((64, 4))}) == size // chunks
 
 
 def test_next_value_is_that_of_the_true_successor():
@@ -135,7 +124,7 @@ def test_next_value_is_that_of_the_true_successor():
     assert np.sum(t.done & ~t.terminated) > 5
     assert np.sum(t.terminated) > 5
     successor = env.map.next_cell[np.asarray(t.obs), np.asarray(t.action)]
-    value = np.asarray(acting.policy_table(config, state.agent).value)
+    value = np.asarray(policies.policy_table(config, state.agent).value)
     np.testing.assert_array_equal(t.next_obs, successor)
     goes_on = ~np.asarray(t.terminated)
     np.testing.assert_allclose(next_value[goes_on], value[successor][goes_on], rtol=1e-5, atol=1e-6)
@@ -150,13 +139,13 @@ def test_values_in_pieces_are_those_of_every_sample(monkeypatch):
     state = init(config, KEY)
     runners, t = acting.rollout(config, state.agent, state.runners, KEY)
     t = t._replace(done=t.done.at[2].set(True))  # as if a time limit cut all three
-    monkeypatch.setattr(acting, "CACHED_ACTIVATIONS", 64 * 4)
-    assert acting.rows_at_once(config, state.params) == 3
+    monkeypatch.setattr(policies, "CACHED_ACTIVATIONS", 64 * 4)
+    assert policies.rows_at_once(config, state.params) == 3
     value, next_value = acting.values(config, state.agent, runners, t)
     for i, j in np.ndindex(7, 3):
-        (expected,) = acting.evaluate_networks(config, state.agent, t.obs[i, j][None])[0].value
+        (expected,) = policies.evaluate_networks(config, state.agent, t.obs[i, j][None])[0].value
         np.testing.assert_allclose(value[i, j], expected, rtol=1e-5, atol=1e-6)
-        (expected,) = acting.evaluate_networks(config, state.agent, t.next_obs[i, j][None])[0].value
+        (expected,) = policies.evaluate_networks(config, state.agent, t.next_obs[i, j][None])[0].value
         np.testing.assert_allclose(next_value[i, j], expected, rtol=1e-5, atol=1e-6)
 
 

@@ -6,17 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import (
-    Config,
-    ConfigError,
-    GridWorld,
-    GridWorldParams,
-    RandomGridWorld,
-    RandomGridWorldParams,
-    preset,
-    presets,
-)
-from purejaxppo.environments import interface, make
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, preset, presets
+from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams, interface, make
 from tests.flags import parse
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, act, train
-from purejaxppo.acting import evaluate_networks
+from purejaxppo.policies import evaluate_networks
 from tests import probes
 
 GAMMA = 0.9

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from purejaxppo import ConfigError, RandomGridWorld, RandomGridWorldParams
+from purejaxppo import ConfigError
+from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams
 from purejaxppo.environments.random_gridworld import RandomGridWorldState
 
 STEPS = [(-1, 0), (0, 1), (1, 0), (0, -1)]  # up, right, down, left

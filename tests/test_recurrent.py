@@ -8,10 +8,23 @@ import numpy as np
 import pytest
 import scipy.special
 
-from purejaxppo import Config, ConfigError, act, act_with_memory, acting, evaluate, init, optimality, ppo, train, update
+from purejaxppo import (
+    Config,
+    ConfigError,
+    act,
+    act_with_memory,
+    acting,
+    evaluate,
+    init,
+    optimality,
+    policies,
+    ppo,
+    train,
+    update,
+)
 from purejaxppo.networks import RecurrentActorCritic
 from tests import probes
-from tests.test_interface import QUICK_COMPILE, quickly
+from tests.small import QUICK_COMPILE, quickly
 from tests.test_networks import gru
 
 KEY = jax.random.key(5)
@@ -156,11 +169,11 @@ def test_gradient_is_that_of_an_unrolled_loop(rollouts):
     batch = jax.tree.map(lambda leaf: leaf[:2, :5] if leaf.shape[:2] == (4, 8) else leaf[:2], batch)
     done = np.asarray(batch.done)
     assert np.any(done[:, :4])
-    net = acting.network(CONFIG)
+    net = policies.network(CONFIG)
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 5)), jnp.float32)
 
     def replayed(params):
-        opinion = acting.judge(CONFIG, before.agent._replace(params=params), batch)
+        opinion = policies.judge(CONFIG, before.agent._replace(params=params), batch)
         return sum(jnp.sum(w * part) for w, part in zip(weights, opinion, strict=True))
 
     def unrolled(params):
@@ -251,7 +264,7 @@ def test_a_memory_recalls_what_is_no_longer_seen():
 
 
 def test_initial_memory_is_that_of_the_network():
-    assert isinstance(acting.network(CONFIG), RecurrentActorCritic)
-    shared = acting.initial_memory(CONFIG.replace(shared_torso=True))
+    assert isinstance(policies.network(CONFIG), RecurrentActorCritic)
+    shared = policies.initial_memory(CONFIG.replace(shared_torso=True))
     assert [leaf.shape for leaf in shared] == [(6,)]
-    assert acting.initial_memory(CONFIG.replace(network="mlp")) == ()
+    assert policies.initial_memory(CONFIG.replace(network="mlp")) == ()

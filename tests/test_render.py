@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, RandomGridWorld, init
-from purejaxppo.environments import make
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, init
+from purejaxppo.environments import RandomGridWorld, make
 from purejaxppo.experiment import render
 from tests.tables import LEFT, RIGHT, agent
 

@@ -8,7 +8,7 @@ import pytest
 from purejaxppo import Config, ConfigError, ppo, train
 from purejaxppo.schedules import scheduled
 from tests import probes
-from tests.test_interface import quickly
+from tests.small import quickly
 
 KEY = jax.random.key(2)
 CONFIG = Config(env=probes.RewardByBoth(), num_envs=4, num_steps=4, total_timesteps=64, hidden_sizes=(4,), lr=1e-2)

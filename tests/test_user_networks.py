@@ -19,16 +19,16 @@ from purejaxppo import (
     TanhGaussian,
     act,
     act_with_memory,
-    acting,
     describe,
     evaluate,
     gae,
     init,
+    policies,
     ppo,
     train,
 )
 from tests import probes
-from tests.test_interface import quickly
+from tests.small import quickly
 
 KEY = jax.random.key(4)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 3, "num_minibatches": 2, "num_epochs": 2}
@@ -139,10 +139,10 @@ def test_values_and_ratios_are_those_of_the_module(run):
     state = first(states)._replace(key=KEY)
     _, t, batch = collect(config, state)
     apply = jax.jit(config.network.apply)
-    value = np.asarray(batch.value) if acting.is_recurrent(config) else np.asarray(batch.value).reshape(8, 4).T
+    value = np.asarray(batch.value) if policies.is_recurrent(config) else np.asarray(batch.value).reshape(8, 4).T
     memory = jax.tree.map(lambda leaf: leaf[0], state.runners.memory)
     for i in range(8):
-        args = (memory,) if acting.is_recurrent(config) else ()
+        args = (memory,) if policies.is_recurrent(config) else ()
         dist, v, *after = apply(state.params, t.obs[i, 0], *args)
         np.testing.assert_allclose(value[0, i], v, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(t.log_prob[i, 0], dist.log_probs[t.action[i, 0]], rtol=1e-4, atol=1e-5)
@@ -159,7 +159,7 @@ def test_is_evaluated_and_described(run):
     config, (states, _) = run
     state = first(states)
     assert evaluate(config, state, KEY, num_episodes=3).episode_return.shape == (3,)
-    if acting.is_recurrent(config):
+    if policies.is_recurrent(config):
         action, memory = act_with_memory(config, state, jnp.zeros((3, 2)))
         assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(memory))
     else:
@@ -183,13 +183,13 @@ def test_equal_modules_share_one_program(monkeypatch):
 def test_masks_restrict_them(num_steps):
     env = GridWorld("treasure")
     config = Config(env=env, network=OneTorso(num_actions=4), **SIZES | {"num_steps": num_steps})
-    assert acting.uses_table(config, config.batch_size) == (num_steps == 16)
+    assert policies.uses_table(config, config.batch_size) == (num_steps == 16)
     state = init(config, KEY)
     mask = np.asarray(env.action_mask(jnp.arange(env.observation_space().n), None))
     assert not mask.all()
     _, t, _ = collect(config, state)
     assert np.all(mask[np.asarray(t.obs), np.asarray(t.action)])
-    table = acting.policy_table(config, state.agent)
+    table = policies.policy_table(config, state.agent)
     np.testing.assert_array_equal(np.exp(table.action.log_probs) > 0, mask)
     np.testing.assert_allclose(np.exp(table.action.log_probs).sum(axis=1), 1, rtol=1e-5)
 

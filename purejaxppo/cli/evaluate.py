@@ -5,10 +5,10 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from purejaxppo.acting import knows_optimum
 from purejaxppo.cli import runs, summary
 from purejaxppo.cli.flags import SEED, flag, flags_type
 from purejaxppo.fields import COUNT, check_static
+from purejaxppo.policies import knows_optimum
 
 HELP = """Play whole episodes with the agents of a run, and compare with the optimum where it is known.
 

@@ -8,12 +8,12 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from purejaxppo.acting import knows_optimum
 from purejaxppo.cli.summary import Verdict
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.experiment import files
 from purejaxppo.fields import ConfigError
+from purejaxppo.policies import knows_optimum
 from purejaxppo.ppo import TrainState, init, update
 
 PICTURES = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws

@@ -29,7 +29,7 @@ def main(flags: Any) -> None:
     """Draw, and say what."""
     config, keys, state, metrics = runs.read(flags.directory)
     place = pictures.place(flags.directory, flags.output)
-    verdict = summary.judge(config, state, keys)
+    verdict = summary.assess(config, state, keys)
     pictures.draw_learning(config, metrics, verdict, place)
     pictures.draw_map(config, state, verdict, place)
     pictures.show(place, Console(highlight=False, soft_wrap=True))

@@ -27,7 +27,7 @@ def shown(*, silent: bool) -> Iterator[Watch]:
         yield _lines(console)
 
 
-def describe(progress: Progress) -> str:
+def in_words(progress: Progress) -> str:
     """Steps, speed, time left and the current return, for many agents with its spread."""
     minutes, seconds = divmod(round(progress.seconds_left), 60)
     returns = progress.episode_return[np.isfinite(progress.episode_return)]
@@ -46,7 +46,7 @@ def _bar(console: Console) -> Iterator[Watch]:
 
         def watch(progress: Progress) -> None:
             done, total = progress.num_updates, progress.total_updates
-            bar.update(task, completed=done, total=total, description=describe(progress))
+            bar.update(task, completed=done, total=total, description=in_words(progress))
 
         yield watch
 
@@ -59,6 +59,6 @@ def _lines(console: Console) -> Watch:
         is_last = progress.num_updates == progress.total_updates
         if is_last or time.monotonic() - shown_at >= SECONDS_BETWEEN_LINES:
             shown_at = time.monotonic()
-            console.print(f"update {progress.num_updates:,} of {progress.total_updates:,}: {describe(progress)}")
+            console.print(f"update {progress.num_updates:,} of {progress.total_updates:,}: {in_words(progress)}")
 
     return watch

@@ -32,6 +32,6 @@ def main(flags: Any) -> None:
     config, keys, state, _ = runs.read(flags.directory)
     render.check(config)
     place = pictures.place(flags.directory, flags.output)
-    verdict = summary.judge(config, state, keys)
+    verdict = summary.assess(config, state, keys)
     pictures.draw_movies(config, state, verdict, keys[0], place)
     pictures.show(place, Console(highlight=False, soft_wrap=True))

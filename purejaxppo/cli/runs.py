@@ -62,7 +62,7 @@ def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Re
 
 def show(result: Result, console: Console) -> summary.Verdict:
     """Print the times, and what the agents are worth, which is returned."""
-    verdict = summary.judge(result.config, result.state, result.keys)
+    verdict = summary.assess(result.config, result.state, result.keys)
     steps = len(result.keys) * result.config.num_updates * result.config.batch_size
     console.print(f"\ncompile time       {result.compile_seconds:.1f} s")
     console.print(f"run time           {result.run_seconds:.1f} s")

@@ -8,11 +8,11 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from purejaxppo.acting import knows_optimum, policy_table
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.evaluation import Optimality, act, evaluate, optimality
 from purejaxppo.experiment.terminal import draw_map
+from purejaxppo.policies import knows_optimum, policy_table
 from purejaxppo.ppo import TrainState
 
 EVALUATION_EPISODES = 128
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
         return None if self.exact is None else float(self.exact.optimal_return[0])
 
 
-def judge(config: Config, state: TrainState, keys: Array) -> Verdict:
+def assess(config: Config, state: TrainState, keys: Array) -> Verdict:
     """Exactly, where the environment's model is known, and otherwise by playing.
 
     Args:

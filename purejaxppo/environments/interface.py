@@ -136,7 +136,7 @@ def parts(space: Any, obs: Any) -> list[tuple[Any, Any]]:
 def reset(env: Any, key: Array, params: Any) -> tuple[Any, Any]:
     """`(obs, state)` of a new episode."""
     obs, state = env.reset(key, params)
-    return typed(env, obs), jax.tree.map(_strong, state)
+    return typed(env, obs), jax.tree.map(strong, state)
 
 
 def step(env: Any, key: Array, state: Any, action: Array, params: Any, pool: Any = None) -> Step:
@@ -159,7 +159,7 @@ def step(env: Any, key: Array, state: Any, action: Array, params: Any, pool: Any
         next_obs = info["final_observation"]
     return Step(
         typed(env, obs),
-        jax.tree.map(lambda new, old: _strong(new, old), next_state, state),
+        jax.tree.map(strong, next_state, state),
         jnp.asarray(reward, jnp.float32).reshape(()),
         jnp.asarray(terminated, bool).reshape(()),
         jnp.asarray(terminated, bool).reshape(()) | jnp.asarray(truncated, bool).reshape(()),
@@ -176,7 +176,7 @@ def _restart(env: Any, key: Array, state: Any, action: Array, params: Any, pool:
     fresh = jax.tree.map(lambda leaf: leaf[index], pool)
     done = terminated | truncated
     obs, state = jax.tree.map(
-        lambda new, old: jnp.where(done, new, _strong(old, new)), fresh, (typed(env, next_obs), next_state)
+        lambda new, old: jnp.where(done, new, strong(old, new)), fresh, (typed(env, next_obs), next_state)
     )
     return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
 
@@ -211,7 +211,7 @@ def _typed(space: Any, obs: Any) -> Any:
     return jnp.asarray(obs, jnp.int32 if isinstance(space, spaces.Discrete) else jnp.float32)
 
 
-def _strong(x: Any, like: Any = None) -> Array:
+def strong(x: Any, like: Any = None) -> Array:
     """`x` as an array with a definite dtype, that of `like` if given, so that it can be carried through a scan."""
     x = jnp.asarray(x)
     dtype = x.dtype if like is None else jnp.asarray(like).dtype

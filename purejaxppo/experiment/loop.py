@@ -23,15 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.acting import knows_optimum
 from purejaxppo.config import Config
 from purejaxppo.evaluation import evaluate, optimality
 from purejaxppo.experiment import checkpoints, files, logs
 from purejaxppo.experiment.files import CHECKPOINTS, REPORT
 from purejaxppo.fields import COUNT, NON_NEGATIVE, WHOLE, Settings, static
+from purejaxppo.policies import knows_optimum
 from purejaxppo.ppo import Metrics, TrainState, init, update
 
-EVALUATION = 0x72756E  # folded into a run's key, for random numbers that training never draws
+RUN_EVALUATION = 0x72756E  # folded into a run's key, for random numbers that training never draws
 HOST_SHARE = 0.02  # of the time, at most, is spent between chunks, and as much on checkpoints
 CHUNK_SECONDS = (0.5, 2.0)  # that a chunk takes, at least and at most, where the buffer of its metrics allows
 BUFFER_NUMBERS = 2**22  # in that buffer, at most
@@ -299,7 +299,7 @@ def _evaluate(
     """Means over whole episodes, and `optimality` where the model is known."""
 
     def one(state: TrainState, key: Array) -> dict[str, Array]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, EVALUATION), num_updates))
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, RUN_EVALUATION), num_updates))
         values: dict[str, Array] = {}
         for name, key in zip(("greedy", "sampled"), keys, strict=True):
             episodes = evaluate(config, state, key, num_episodes=num_episodes, greedy=name == "greedy")

@@ -17,12 +17,12 @@ from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from purejaxppo.acting import judge, policy_in, tabular_model
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, layout, make
 from purejaxppo.fields import ConfigError
 from purejaxppo.losses import standardize
 from purejaxppo.planning import value_iteration
+from purejaxppo.policies import judge, policy_in, tabular_model
 from purejaxppo.ppo import TrainState, collect, init, learn, update
 
 DARK, MIDDLE, LIGHT = "#08306b", "#2171b5", "#c6dbef"  # one hue, so that the picture survives without colour

@@ -12,11 +12,12 @@ from jax import Array
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
-from purejaxppo.acting import environment, event_shape, policy, start
+from purejaxppo.acting import start
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, interface, layout, make
 from purejaxppo.experiment.plots import draw_map, tallness
 from purejaxppo.fields import COUNT, ConfigError, check_key
+from purejaxppo.policies import environment, event_shape, policy
 from purejaxppo.ppo import TrainState
 
 NEEDS_PYGAME = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")

@@ -13,15 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.acting import knows_optimum
 from purejaxppo.config import Config
-from purejaxppo.evaluation import evaluate, optimality
+from purejaxppo.evaluation import greedy_return
 from purejaxppo.experiment import batches, grids
 from purejaxppo.experiment.batches import SCORE, Arrays, Journal
 from purejaxppo.fields import COUNT, ConfigError, check_key
-from purejaxppo.ppo import Metrics, TrainState, train
-
-EVALUATION_EPISODES = 128
+from purejaxppo.ppo import Metrics, train
 
 log = logging.getLogger("purejaxppo")
 
@@ -31,7 +28,7 @@ class Trial(NamedTuple):
 
     name: str  # what sets it apart: the fields that the sweep changed
     config: Config
-    scores: np.ndarray  # [num_seeds], what an episode of the trained, greedy policy returns, see `score`
+    scores: np.ndarray  # [num_seeds], what an episode of the trained, greedy policy returns, see `greedy_return`
     metrics: dict[str, np.ndarray]  # [num_seeds, num_updates], those of `train`
     compile_seconds: float  # its share of the time in which its program was compiled
     run_seconds: float  # its share of the time in which all of its program's trials were trained and evaluated
@@ -123,16 +120,6 @@ def load(directory: str | Path) -> list[Trial]:
     return _trials(combinations, groups, results, journal)
 
 
-def score(config: Config, state: TrainState, key: Array) -> Array:
-    """What an episode of the greedy policy returns, `[]`.
-
-    It is exact where the environment's model is known, and otherwise the mean of 128 episodes drawn with `key`.
-    """
-    if knows_optimum(config):
-        return optimality(config, state).expected_return
-    return jnp.mean(evaluate(config, state, key, num_episodes=EVALUATION_EPISODES).episode_return)
-
-
 def _groups(configs: list[Config], num_seeds: int) -> list[Group]:
     """Configurations with the same static fields, which are part of the tree's structure, share a program."""
     trials: dict[Any, list[int]] = {}
@@ -201,7 +188,7 @@ def _batch(inputs: Inputs, rows: np.ndarray) -> tuple[Config, Array, Array]:
 
 def _train_and_score(config: Config, key: Array, key_evaluate: Array) -> Metrics:
     state, metrics = train(config, key)
-    return metrics | {SCORE: score(config, state, key_evaluate)}
+    return metrics | {SCORE: greedy_return(config, state, key_evaluate)}
 
 
 def _compile(inputs: Inputs, batch_size: int) -> Program:

@@ -10,7 +10,7 @@ from brax import envs
 from gymnax.environments import spaces
 from jax import Array
 
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.interface import Environment, strong
 from purejaxppo.fields import COUNT, ConfigError, Settings, traced, unknown_name
 
 BACKENDS = ("generalized", "mjx", "positional", "spring")
@@ -47,8 +47,8 @@ class BraxEnv(Environment):
     - Truncation: brax has no time limit of its own; steps are counted, and `max_steps_in_episode` truncates. Where a
       robot falls on the last step both flags are set, and the termination counts.
     - Lost: brax's EpisodeWrapper can repeat actions and sums its metrics over an episode; the metrics of a single
-      step are in `info`. `fast`, which brax tests itself with, is left out. `swimmer` fails in brax 0.14.2, which
-      there calls `jnp.clip` with an argument that JAX no longer has.
+      step are in `info`. `fast`, which brax tests itself with, is left out, and so is `swimmer`, which fails in
+      brax 0.14.2: there it calls `jnp.clip` with an argument that JAX no longer has.
 
     Attributes:
         env_name: as brax registers it, such as "ant".
@@ -63,10 +63,8 @@ class BraxEnv(Environment):
     backend: str = "generalized"
 
     def __post_init__(self) -> None:
-        # Brax offers no public list of its names.
-        known = [name for name in envs._envs if name != "fast"]
-        if self.env_name not in known:
-            raise unknown_name("brax environment", self.env_name, known)
+        if self.env_name not in names():
+            raise unknown_name("brax environment", self.env_name, names())
         if self.backend not in BACKENDS:
             raise ConfigError.of("backend", self.backend, f"one of {', '.join(map(repr, BACKENDS))}")
 
@@ -102,7 +100,7 @@ class BraxEnv(Environment):
     ) -> tuple[Array, BraxState, Array, Array, dict[Any, Any]]:
         # Brax writes into the dictionaries of the state that it is given: let it be ones of our own.
         before = jax.tree.map(lambda x: x, state.suite)
-        after = jax.tree.map(_like, self.suite.step(before, action), state.suite)
+        after = jax.tree.map(strong, self.suite.step(before, action), state.suite)  # some leaves are Python numbers
         return after.obs, BraxState(after, state.time + 1), after.reward, after.done > 0, dict(after.metrics)
 
     def is_terminated(self, state: BraxState, params: BraxParams) -> Array:
@@ -110,6 +108,11 @@ class BraxEnv(Environment):
 
     def is_truncated(self, state: BraxState, params: BraxParams) -> Array:
         return state.time >= params.max_steps_in_episode
+
+
+def names() -> list[str]:
+    """The environments of brax that can be trained on."""
+    return [name for name in envs._envs if name not in ("fast", "swimmer")]  # brax offers no public list
 
 
 def make(name: str) -> BraxEnv:
@@ -132,8 +135,3 @@ def _load(env_name: str, backend: str) -> Any:
 def _obs_shape(env_name: str, backend: str) -> tuple[int, ...]:
     # `observation_size` of brax runs a reset each time that it is asked.
     return jax.eval_shape(_load(env_name, backend).reset, jax.random.key(0)).obs.shape
-
-
-def _like(new: Any, old: Any) -> Array:
-    """`new` with the dtype of `old`: some environments of brax put Python numbers into their states."""
-    return new if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jnp.asarray(new, old.dtype)

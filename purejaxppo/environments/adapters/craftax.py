@@ -13,12 +13,6 @@ from jax import Array
 from purejaxppo.environments.interface import Environment
 from purejaxppo.fields import COUNT, Settings, traced, unknown_name
 
-NAMES = (
-    "Craftax-Symbolic-v1",
-    "Craftax-Pixels-v1",
-    "Craftax-Classic-Symbolic-v1",
-    "Craftax-Classic-Pixels-v1",
-)
 NEVER = np.iinfo(np.int32).max
 
 
@@ -57,8 +51,8 @@ class CraftaxEnv(Environment):
     env_name: str
 
     def __post_init__(self) -> None:
-        if self.env_name not in NAMES:
-            raise unknown_name("craftax environment", self.env_name, list(NAMES))
+        if self.env_name not in names():
+            raise unknown_name("craftax environment", self.env_name, names())
 
     @property
     def suite(self) -> Any:
@@ -110,6 +104,11 @@ class CraftaxEnv(Environment):
             day_length=params.day_length,
             mob_despawn_distance=params.mob_despawn_distance,
         )
+
+
+def names() -> list[str]:
+    """The environments of craftax."""
+    return [f"Craftax-{game}{view}-v1" for game in ("", "Classic-") for view in ("Symbolic", "Pixels")]
 
 
 def make(name: str) -> CraftaxEnv:

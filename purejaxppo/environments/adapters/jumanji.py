@@ -71,9 +71,8 @@ class JumanjiEnv(Environment):
     task: str
 
     def __post_init__(self) -> None:
-        names = sorted(jumanji.registered_environments())
-        if self.task not in names:
-            raise unknown_name("env", f"jumanji/{self.task}", [f"jumanji/{name}" for name in names])
+        if self.task not in names():
+            raise unknown_name("jumanji task", self.task, names())
         self.action_space()
 
     @property
@@ -143,6 +142,11 @@ class JumanjiEnv(Environment):
     def _seen(self, timestep: Any) -> dict[str, Any]:
         """The observation as a dict."""
         return _as_dict(_observation_space(self.task), timestep.observation)
+
+
+def names() -> list[str]:
+    """The tasks that `jumanji` registers."""
+    return sorted(jumanji.registered_environments())
 
 
 def make(name: str) -> JumanjiEnv:

@@ -55,8 +55,8 @@ class NavixEnv(Environment):
     env_name: str
 
     def __post_init__(self) -> None:
-        if self.env_name not in navix.registry():
-            raise unknown_name("navix environment", self.env_name, sorted(navix.registry()))
+        if self.env_name not in names():
+            raise unknown_name("navix environment", self.env_name, names())
 
     @property
     def suite(self) -> Any:
@@ -103,6 +103,11 @@ class NavixEnv(Environment):
 
     def is_truncated(self, state: Any, params: NavixParams) -> Array:
         return state.is_truncation()
+
+
+def names() -> list[str]:
+    """The environments that navix registers."""
+    return sorted(navix.registry())
 
 
 def make(name: str) -> NavixEnv:

@@ -50,9 +50,8 @@ class PgxEnv(Environment):
     game: str
 
     def __post_init__(self) -> None:
-        names = pgx.available_envs()
-        if self.game not in names:
-            raise unknown_name("env", f"pgx/{self.game}", [f"pgx/{name}" for name in names])
+        if self.game not in pgx.available_envs():
+            raise unknown_name("pgx game", self.game, names())
         players = _made(self.game).num_players
         if players != 1:
             raise ConfigError.of("env", f"pgx/{self.game}", f"a game for one player, but this one has {players}")
@@ -100,6 +99,11 @@ class PgxEnv(Environment):
 
     def is_terminated(self, state: Any, params: PgxParams) -> Array:
         return state.terminated
+
+
+def names() -> list[str]:
+    """The games for one player."""
+    return [name for name in pgx.available_envs() if name == "2048" or name.startswith("minatar-")]
 
 
 def make(name: str) -> PgxEnv:

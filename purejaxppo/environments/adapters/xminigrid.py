@@ -65,9 +65,8 @@ class XMiniGridEnv(Environment):
     task: str
 
     def __post_init__(self) -> None:
-        names = xminigrid.registered_environments()
-        if self.task not in names:
-            raise unknown_name("env", f"xminigrid/{self.task}", [f"xminigrid/{name}" for name in names])
+        if self.task not in names():
+            raise unknown_name("xminigrid task", self.task, names())
 
     @property
     def name(self) -> str:
@@ -124,6 +123,11 @@ class XMiniGridEnv(Environment):
             return own
         ruleset = own.ruleset.replace(goal=params.goal, rules=params.rules, init_tiles=params.init_tiles)
         return own.replace(ruleset=ruleset)
+
+
+def names() -> list[str]:
+    """The tasks that `xminigrid` registers."""
+    return sorted(xminigrid.registered_environments())
 
 
 def make(name: str) -> XMiniGridEnv:
