@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import curves
-import options as switches
 import returns as trained
-import runs as host
 import side_by_side as contestants
 import time_to_threshold as threshold
 import tyro
@@ -150,23 +148,13 @@ def returns() -> str:
     return markdown(trained.HEADER, [trained.cells(rows[row.preset]) for row in trained.ROWS if row.preset in rows])
 
 
-def options() -> str:
-    """What an option does to time and return."""
-    return markdown(switches.HEADER, [switches.cells(row) for row in result("options")["rows"]])
-
-
-def runs() -> str:
-    """What a run costs beside the bare `train`."""
-    return markdown(host.HEADER, [host.row(case) for case in result("runs")["cost"]])
-
-
 def millions(number: float) -> str:
     """Three digits."""
     return f"{number / 1e6:.3g} M"
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns, options, runs)
+    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns)
 }
 
 

@@ -42,7 +42,7 @@ def test_a_static_field_cannot_be_mapped_over():
 
 @pytest.mark.parametrize("config", [[CONFIG, CONFIG], {"lr": 1e-3}, None, "GridWorld-treasure"], ids=str)
 def test_what_is_no_config_is_refused(config):
-    with pytest.raises((ConfigError, TypeError), match="(?i)config"):
+    with pytest.raises((ConfigError, TypeError), match=r"(?i)config"):
         train(config, KEY)
 
 
