@@ -187,7 +187,7 @@ def check_config(config: Any) -> None:
         if not field.metadata["static"] and shape != ():
             allowed = f"must be a single number, not an array of shape {shape}; jax.vmap maps over many"
             raise ConfigError(f"{field.name}: {allowed}")
-    if jax.config.jax_debug_nans:
+    if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
         why = "means over episodes are NaN where none ended; num_skipped counts gradients that are not finite"
         raise ConfigError(f"jax_debug_nans: must be off for training: {why}")
 
