@@ -29,7 +29,7 @@ def main(*argv):
 
 
 def interrupt_after_the_first_chunk(monkeypatch):
-    monkeypatch.setattr(progress, "describe", lambda _: signal.raise_signal(signal.SIGINT) or "interrupted")
+    monkeypatch.setattr(progress, "in_words", lambda _: signal.raise_signal(signal.SIGINT) or "interrupted")
 
 
 def test_a_run_that_is_stopped_resumed_and_used(tmp_path, capsys, monkeypatch):
