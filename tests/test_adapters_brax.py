@@ -9,6 +9,7 @@ import pytest
 
 from purejaxppo import Config, ConfigError, train
 from purejaxppo.environments import interface, make
+from tests.small import SMALL, assert_trains
 
 envs = pytest.importorskip("brax.envs")
 adapter = pytest.importorskip("purejaxppo.environments.adapters.brax")
@@ -137,6 +138,10 @@ def test_what_a_trace_loads_is_good_for_the_next():
         jax.eval_shape(lambda key: interface.reset(env, key, env.default_params), jax.random.key(0))
     leaves = jax.tree.leaves(vars(env.suite))
     assert not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def test_other_physics_can_be_trained_on():
+    assert_trains(Config(env=adapter.BraxEnv(PENDULUM, "mjx"), **SMALL))
 
 
 def test_unknown_names_are_refused():

@@ -1,0 +1,210 @@
+"""What `check_env` says of environments with one fault each."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import struct
+from gymnax.environments import spaces
+
+from purejaxppo import Environment, check_env
+from purejaxppo.environments import MultiDiscrete, RandomGridWorld, RandomGridWorldParams
+
+
+@struct.dataclass
+class Params:
+    max_steps_in_episode: int = 10
+
+
+@struct.dataclass
+class State:
+    place: jax.Array
+    time: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk(Environment):
+    """Nothing is wrong with this one: a walk to the left or to the right, away from the middle."""
+
+    default_params = Params()
+
+    def action_space(self, params):
+        return spaces.Discrete(2)
+
+    def observation_space(self, params):
+        return spaces.Box(-3.0, 3.0, (1,))
+
+    def observe_place(self, state):
+        return jnp.asarray(state.place, jnp.float32)[None]
+
+    def reset_env(self, key, params):
+        state = State(jnp.zeros(()), jnp.int32(0))
+        return self.observe_place(state), state
+
+    def step_env(self, key, state, action, params):
+        state = State(state.place + 2.0 * action - 1.0, state.time + 1)
+        return self.observe_place(state), state, state.place, jnp.abs(state.place) >= 3, {}
+
+
+class Unhashable(Walk):
+    __hash__ = None
+
+
+class OddActions(Walk):
+    def action_space(self, params):
+        return spaces.Dict({"go": spaces.Discrete(2)})
+
+
+class EmptyBox(Walk):
+    def action_space(self, params):
+        return spaces.Box(1.0, 1.0, ())
+
+
+class OddObservations(Walk):
+    def observation_space(self, params):
+        return MultiDiscrete((2, 2))
+
+
+class WrongShape(Walk):
+    def observation_space(self, params):
+        return spaces.Box(-3.0, 3.0, (2,))
+
+
+class WrongPart(Walk):
+    def observation_space(self, params):
+        return spaces.Dict({"place": spaces.Box(-3.0, 3.0, (2,))})
+
+    def observe_place(self, state):
+        return {"place": super().observe_place(state)}
+
+
+class FourValues(Walk):
+    def step(self, key, state, action, params):
+        return super().step(key, state, action, params)[:4]
+
+
+class FiveValues(Walk):
+    def step(self, key, state, action, params):
+        obs, state, reward, terminated, truncated, info = super().step(key, state, action, params)
+        return obs, state, reward, terminated | truncated, info
+
+
+class NoSuccessor(Walk):
+    def step(self, key, state, action, params):
+        return *super().step(key, state, action, params)[:5], {}
+
+
+class LateSuccessor(Walk):
+    def step(self, key, state, action, params):
+        obs, *result, info = super().step(key, state, action, params)
+        return obs, *result, info | {"final_observation": obs - 0.1}
+
+
+class Growing(Walk):
+    def step(self, key, state, action, params):
+        obs, new, *result = super().step(key, state, action, params)
+        return obs, new.replace(place=jnp.stack([new.place, new.place])), *result
+
+
+class Changing(Walk):
+    def step(self, key, state, action, params):
+        obs, new, *result = super().step(key, state, action, params)
+        return obs, (new.place, new.time), *result
+
+
+class ManyRewards(Walk):
+    def step(self, key, state, action, params):
+        obs, new, reward, *result = super().step(key, state, action, params)
+        return obs, new, jnp.stack([reward, reward]), *result
+
+
+class InfiniteReward(Walk):
+    def step_env(self, key, state, action, params):
+        obs, new, reward, *result = super().step_env(key, state, action, params)
+        return obs, new, reward / 0.0, *result
+
+
+class NotANumber(Walk):
+    def observe_place(self, state):
+        return super().observe_place(state) / jnp.abs(state.place)
+
+
+class OutOfBounds(Walk):
+    def observation_space(self, params):
+        return spaces.Box(-1.0, 1.0, (1,))
+
+
+class Endless(Walk):
+    def is_truncated(self, state, params):
+        return jnp.bool_(False)
+
+    def step_env(self, key, state, action, params):
+        obs, new, reward, _, info = super().step_env(key, state, action, params)
+        return jnp.clip(obs, -3.0, 3.0), new, reward, jnp.bool_(False), info
+
+    def is_terminated(self, state, params):
+        return jnp.bool_(False)
+
+
+class NothingAllowed(Walk):
+    def action_mask(self, obs, params):
+        return obs.repeat(2) > 0
+
+
+class Unlucky(Walk):
+    def step_env(self, key, state, action, params):
+        raise ZeroDivisionError("no luck\nat all")
+
+
+FAULTS = {
+    Unhashable: "it is not hashable, and so cannot be part of a compiled program: make it a frozen dataclass",
+    OddActions: "it must be Discrete, MultiDiscrete or Box",
+    EmptyBox: "low must be below high",
+    OddObservations: "it must be Discrete, Box, Dict or Tuple",
+    WrongShape: "reset's observation has shape (1,), but observation_space says (2,)",
+    WrongPart: "step's observation has shape (1,), but observation_space says (2,)",
+    FourValues: "step gives 4 values: it must give obs, state, reward, terminated, truncated, info",
+    FiveValues: "step gives five values: a time limit cannot be told from a termination",
+    NoSuccessor: "step's info lacks 'final_observation', the successor before any reset",
+    LateSuccessor: "where an episode goes on, final_observation differs from the observation",
+    Growing: "step changes the shape of state.place, from () to (2,)",
+    Changing: "step changes the structure of the state",
+    ManyRewards: "reward has shape (2,): it must be a single number",
+    InfiniteReward: "a reward is not finite",
+    NotANumber: "observation holds NaN",
+    OutOfBounds: "observation leaves observation_space",
+    Endless: "no episode ended in 200 random steps: evaluation would not return if none ever does",
+    NothingAllowed: "action_mask allowed no action at all in some state",
+    Unlucky: "it raises ZeroDivisionError: no luck",
+}
+
+
+@pytest.mark.parametrize("env", [Walk(), RandomGridWorld()])
+def test_nothing_is_said_of_a_sound_environment(env):
+    assert check_env(env) == []
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_every_fault_is_told(kind):
+    faults = check_env(kind())
+    assert any(FAULTS[kind] in fault for fault in faults), faults
+    assert len(faults) <= 2  # no flood of what follows from it
+
+
+def test_randomness_that_does_not_come_from_the_key_is_told():
+    drawn = iter(range(10))
+
+    class Dice(Walk):
+        def step(self, key, state, action, params):
+            obs, new, reward, *result = super().step(key, state, action, params)
+            return obs, new, reward + next(drawn), *result
+
+    assert "the same step with the same key gave something else" in check_env(Dice())
+
+
+@pytest.mark.parametrize(("limit", "ends"), [(4, True), (6, False)])
+def test_the_parameters_are_those_that_are_given(limit, ends):
+    params = RandomGridWorldParams(lots_of_money=0.0, max_steps_in_episode=limit)
+    faults = check_env(RandomGridWorld(height=64, width=64), params, num_steps=5)
+    assert any("no episode ended in 5" in fault for fault in faults) == (not ends)
