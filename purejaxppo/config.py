@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 from gymnax.environments import spaces
-from jax import Array
 from jax.core import Tracer
 
 from purejaxppo import environments
@@ -21,6 +20,7 @@ from purejaxppo.fields import (
     WHOLE,
     Allowed,
     ConfigError,
+    Number,
     Settings,
     one_of,
     optional,
@@ -29,8 +29,6 @@ from purejaxppo.fields import (
 )
 from purejaxppo.networks import Recurrent
 from purejaxppo.schedules import SCHEDULES
-
-Number = float | Array
 
 NETWORKS = ("mlp", "cnn", "gru")
 NETWORK = Allowed(

@@ -11,7 +11,7 @@ from purejaxppo import planning
 from purejaxppo.acting import Runner, start
 from purejaxppo.config import Config
 from purejaxppo.environments import interface, make
-from purejaxppo.fields import COUNT, ConfigError, check_key
+from purejaxppo.fields import COUNT, ConfigError, check_key, check_static
 from purejaxppo.policies import (
     Policy,
     environment,
@@ -54,8 +54,7 @@ def evaluate(
     Raises:
         ConfigError: `num_episodes` is not a positive integer, or the key is not a single typed key.
     """
-    if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
-        raise ConfigError.of("num_episodes", num_episodes, COUNT.text)
+    num_episodes = check_static("num_episodes", num_episodes, COUNT)
     check_key(key)
     env, env_params = environment(config)
     act_in = policy(config, state.agent, num_rows=num_episodes * config.num_steps)

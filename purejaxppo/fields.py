@@ -13,6 +13,9 @@ from typing import Any, NamedTuple, Self, dataclass_transform
 
 import jax
 import numpy as np
+from jax import Array
+
+Number = float | Array  # of a traced field
 
 
 class ConfigError(ValueError):

@@ -13,9 +13,7 @@ import numpy as np
 from jax import Array
 
 from purejaxppo.environments.interface import TabularModel
-from purejaxppo.fields import COUNT, UNIT_INTERVAL, Allowed, ConfigError, check_traced
-
-Number = float | Array
+from purejaxppo.fields import COUNT, UNIT_INTERVAL, Allowed, ConfigError, Number, check_traced
 
 TOLERANCE = 2e-7  # change of a value, relative to the largest, that is taken for none in float32
 MAX_SWEEPS = 20_000

@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _forget_programs() -> Iterator[None]:
     """Every program takes memory maps, of which Linux allows a process 65,530: those of all tests may be too many."""
     yield

@@ -223,7 +223,7 @@ def test_a_threshold_is_reached_when_it_is_met_exactly():
     assert steps_to_threshold([500.0], [7], 500) == 7
 
 
-@pytest.mark.parametrize("window", [0, 5, True, 1.0])
+@pytest.mark.parametrize("window", [0, 5, True, 1.5])
 def test_a_window_that_does_not_fit_is_told(window):
     with pytest.raises(ConfigError, match=r"window=.*: must be an integer from 1 to the number of updates, 4"):
         steps_to_threshold(np.zeros(4), np.arange(4), 0, window=window)

@@ -13,9 +13,7 @@ from jax import Array
 
 from purejaxppo.environments import layout as maps
 from purejaxppo.environments.interface import Environment, TabularModel
-from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Settings, traced
-
-Number = float | Array
+from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Number, Settings, traced
 
 TURNS = (0, 1, len(maps.ACTIONS) - 1)  # how the wind turns a move: not at all, to its right, to its left
 

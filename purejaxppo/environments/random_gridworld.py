@@ -12,9 +12,7 @@ from jax import Array
 from purejaxppo.environments.gridworld import blown
 from purejaxppo.environments.interface import Environment
 from purejaxppo.environments.layout import ACTIONS, MOVES
-from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Settings, traced
-
-Number = float | Array
+from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Number, Settings, check_static, traced
 
 
 class RandomGridWorldParams(Settings):
@@ -67,9 +65,7 @@ class RandomGridWorld(Environment):
 
     def __post_init__(self) -> None:
         for field in ("height", "width"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError.of(field, value, COUNT.text)
+            object.__setattr__(self, field, check_static(field, getattr(self, field), COUNT))
         if self.features_as not in ("egocentric", "planes"):
             raise ConfigError.of("features_as", self.features_as, "one of 'egocentric', 'planes'")
         if self.height * self.width < 2:

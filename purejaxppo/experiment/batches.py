@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import tomli_w
 from jax import Array
@@ -24,7 +23,7 @@ from jax import Array
 from purejaxppo import presets
 from purejaxppo.config import Config
 from purejaxppo.experiment import files
-from purejaxppo.experiment.provenance import provenance
+from purejaxppo.experiment.provenance import key_to_json, provenance, versions
 from purejaxppo.fields import ConfigError
 
 FORMAT = 1
@@ -63,7 +62,7 @@ def opened(
     sweep = {
         "trials": [{"name": name, "config": table(config)} for name, config in trials],
         "num_seeds": num_seeds,
-        "key": {"impl": str(jax.random.key_impl(key)), "data": jax.random.key_data(key).tolist()},
+        "key": key_to_json(key),
     }
     with _written(path):
         _make(path)
@@ -224,11 +223,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     """
     if not (path / MANIFEST).exists():
         raise ConfigError(f"directory={str(path)!r}: must hold a sweep; there is no {MANIFEST}")
-    manifest = files.read_json(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise ConfigError(
-            f"{path / MANIFEST}: format={manifest.get('format')!r}: must be {FORMAT}; a newer purejaxppo wrote it?"
-        )
+    manifest = files.read_json(path / MANIFEST, FORMAT)
     if not _is_whole(manifest):
         raise ConfigError(f"{path / MANIFEST}: is broken")
     return manifest
@@ -271,6 +266,6 @@ def _check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> Non
 
 def _compare_versions(path: Path, manifest: dict[str, Any]) -> None:
     """Say if other versions began the sweep: they may give other bits."""
-    old, new = manifest.get("versions"), provenance()["versions"]
+    old, new = manifest.get("versions"), versions()
     if old != new:
         log.warning("%s: was begun with other versions, %s; these are %s", path, old, new)

@@ -154,9 +154,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     """
     if path.is_symlink():
         raise ConfigError(f"{path}: must not be a symbolic link")
-    manifest = files.read_json(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise ConfigError(f"{path}: format={manifest.get('format')!r}: must be {FORMAT}; a newer purejaxppo wrote it?")
+    manifest = files.read_json(path / MANIFEST, FORMAT)
     kinds = {"files": dict, "leaves": list, "score": int | float | None}
     if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
         raise ConfigError(f"{path / MANIFEST}: is broken")

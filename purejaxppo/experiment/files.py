@@ -80,11 +80,11 @@ def read(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, format: int | None = None) -> dict[str, Any]:
     """A JSON file's object.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else.
+        ConfigError: it cannot be read, holds something else, or its entry `format` is another.
     """
     text = read(path)
     try:
@@ -93,6 +93,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is broken ({error})") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: is broken (not an object)")
+    found = value.get("format")
+    if format is not None and found != format:
+        raise ConfigError(f"{path}: format={found!r}: must be {format}; a newer purejaxppo wrote it?")
     return value
 
 

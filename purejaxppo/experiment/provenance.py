@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, devices, the state of the code, the command."""
+"""Where a result comes from: versions, devices, the state of the code, the command, the key."""
 
 import datetime
 import importlib.metadata
@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import jax
+from jax import Array
 
 PACKAGES = ("purejaxppo", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
 
@@ -32,6 +33,11 @@ def versions() -> dict[str, str]:
 def devices() -> list[str]:
     """The kinds of JAX's devices."""
     return [device.device_kind for device in jax.devices()]
+
+
+def key_to_json(key: Array) -> dict[str, Any]:
+    """A typed key, or many, ready for JSON."""
+    return {"impl": str(jax.random.key_impl(key)), "data": jax.random.key_data(key).tolist()}
 
 
 def _git() -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from purejaxppo.acting import start
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, interface, layout, make
 from purejaxppo.experiment.plots import draw_map, tallness
-from purejaxppo.fields import COUNT, ConfigError, check_key
+from purejaxppo.fields import COUNT, ConfigError, check_key, check_static
 from purejaxppo.policies import environment, event_shape, policy
 from purejaxppo.ppo import TrainState
 
@@ -89,8 +89,7 @@ def crowd(config: Config, state: TrainState, key: Array, path: str | Path, *, nu
     """
     if not isinstance(make(config.env), GridWorld):
         raise ConfigError.of("env", config.env, "a GridWorld, to be drawn as a map")
-    if isinstance(num_agents, bool) or not isinstance(num_agents, int) or num_agents < 1:
-        raise ConfigError.of("num_agents", num_agents, COUNT.text)
+    num_agents = check_static("num_agents", num_agents, COUNT)
     one = state.num_updates.ndim == 0
     states = jax.tree.map(lambda leaf: leaf[None], state) if one else state
     _draw_agents(config, states, key, num_agents, path)

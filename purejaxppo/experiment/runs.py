@@ -27,7 +27,7 @@ from purejaxppo.evaluation import act
 from purejaxppo.experiment import checkpoints, files, logs, loop
 from purejaxppo.experiment.files import CHECKPOINTS, CONFIG, CONTENTS, LOCK, REPORT, RUN
 from purejaxppo.experiment.loop import Job, Schedule, Watch
-from purejaxppo.experiment.provenance import devices, provenance, versions
+from purejaxppo.experiment.provenance import devices, key_to_json, provenance, versions
 from purejaxppo.fields import ConfigError
 from purejaxppo.ppo import TrainState, init
 
@@ -70,7 +70,7 @@ def run(
     _check_keys(key)
     text = presets.dumps(config)
     # What runs is what is written, so that a run that goes on from its files is the same.
-    job = Job(Path(directory), presets.loads(text), key, schedule, _identity(text, _from_key(key)))
+    job = Job(Path(directory), presets.loads(text), key, schedule, _identity(text, key_to_json(key)))
     with _told(job.directory):
         check_free(job.directory, overwrite)
         job.directory.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ def _begin(job: Job, config_text: str) -> None:
     for name in CONTENTS:
         files.delete(job.directory / name)
     fields = job.schedule.__dict__
-    description = {"format": FORMAT, "key": _from_key(job.key), "schedule": fields, **provenance()}
+    description = {"format": FORMAT, "key": key_to_json(job.key), "schedule": fields, **provenance()}
     files.write(job.directory / RUN, json.dumps(description, indent=1))
     files.write(job.directory / CONFIG, config_text)
     (job.directory / CHECKPOINTS).mkdir()
@@ -228,10 +228,7 @@ def _open(directory: Path) -> Job:
     linked = [name for name in (*CONTENTS, LOCK) if (directory / name).is_symlink()]
     if linked:
         raise ConfigError(f"{directory / linked[0]}: must not be a symbolic link")
-    description = files.read_json(directory / RUN)
-    if description.get("format") != FORMAT:
-        version = description.get("format")
-        raise ConfigError(f"{directory / RUN}: format={version!r}: must be {FORMAT}; a newer purejaxppo wrote it?")
+    description = files.read_json(directory / RUN, FORMAT)
     text = files.read(directory / CONFIG)
     try:
         key, schedule = _to_key(description["key"]), Schedule(**description["schedule"])
@@ -255,10 +252,6 @@ def _warn_of_changes(directory: Path) -> None:
     for name, now in (("versions", versions()), ("devices", devices())):
         if description.get(name) != now:
             log.warning("%s: the run began with other %s: %s", directory, name, description.get(name))
-
-
-def _from_key(key: Array) -> dict[str, Any]:
-    return {"impl": str(jax.random.key_impl(key)), "data": jax.random.key_data(key).tolist()}
 
 
 def _to_key(description: Any) -> Array:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purejaxppo.fields import COUNT, ConfigError
+from purejaxppo.fields import COUNT, Allowed, ConfigError, check_static
 
 NUMBERS_AT_ONCE = 2**22  # resampled numbers that are held at a time, which bounds the memory
 
@@ -84,8 +84,7 @@ def stratified_bootstrap(
     Raises:
         ConfigError: an argument is not allowed, or scores are missing or not finite.
     """
-    if isinstance(num_resamples, bool) or not isinstance(num_resamples, int) or num_resamples < 1:
-        raise ConfigError.of("num_resamples", num_resamples, COUNT.text)
+    num_resamples = check_static("num_resamples", num_resamples, COUNT)
     if not 0 < confidence < 1:
         raise ConfigError.of("confidence", confidence, "a number in (0, 1)")
     scores = [as_scores(sample) for sample in samples]
@@ -117,8 +116,8 @@ def steps_to_threshold(curves: Any, steps: Any, threshold: float, *, window: int
         ConfigError: the window is not an integer from 1 to the number of updates.
     """
     curves, steps = np.asarray(curves, float), np.asarray(steps, float)
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= curves.shape[-1]:
-        raise ConfigError.of("window", window, f"an integer from 1 to the number of updates, {curves.shape[-1]}")
+    allowed = f"an integer from 1 to the number of updates, {curves.shape[-1]}"
+    window = check_static("window", window, Allowed(allowed, lambda x: 1 <= x <= curves.shape[-1], integer=True))
     num_windows = curves.shape[-1] - window + 1
     shifted = [curves[..., start : start + num_windows] for start in range(window)]
     total = sum(np.where(np.isnan(part), 0, part) for part in shifted)

@@ -17,7 +17,7 @@ from purejaxppo.config import Config
 from purejaxppo.evaluation import greedy_return
 from purejaxppo.experiment import batches, grids
 from purejaxppo.experiment.batches import SCORE, Arrays, Journal
-from purejaxppo.fields import COUNT, ConfigError, check_key
+from purejaxppo.fields import COUNT, ConfigError, check_key, check_static
 from purejaxppo.ppo import Metrics, train
 
 log = logging.getLogger("purejaxppo")
@@ -92,11 +92,10 @@ def sweep(
             directory holds something else, another sweep, or cannot be written.
     """
     check_key(key)
-    if isinstance(num_seeds, bool) or not isinstance(num_seeds, int) or num_seeds < 1:
-        raise ConfigError.of("num_seeds", num_seeds, COUNT.text)
+    num_seeds = check_static("num_seeds", num_seeds, COUNT)
     combinations = grids.combinations(config, over)
     groups = _groups([config for _, config in combinations], num_seeds)
-    bound = _bound(max_bytes)
+    bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, COUNT)
     if len(groups) > 1:
         log.info("%d programs, since these fields are static: %s", len(groups), ", ".join(grids.static_names(over)))
     with batches.opened(directory, combinations, num_seeds, key, len(groups)) as journal:
@@ -233,14 +232,6 @@ def _check_bound(program: Program, bound: int) -> None:
 
 def _agents(program: Program) -> str:
     return f"{program.batch_size:,} agent{'s' if program.batch_size > 1 else ''}"
-
-
-def _bound(max_bytes: int | None) -> int:
-    if max_bytes is None:
-        return available_bytes() // 2
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ConfigError.of("max_bytes", max_bytes, COUNT.text)
-    return max_bytes
 
 
 def available_bytes() -> int:
