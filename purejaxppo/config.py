@@ -34,6 +34,7 @@ NETWORKS = ("mlp", "cnn", "gru")
 NETWORK = Allowed(
     f"one of {', '.join(map(repr, NETWORKS))}, or a hashable flax module from one observation to (distribution, value)",
     lambda x: (isinstance(x, nn.Module) and _is_hashable(x)) or (isinstance(x, str) and x in NETWORKS),
+    kind=None,
 )
 # The built-in networks that a field makes a difference to.
 NETWORK_FIELDS = dict.fromkeys(
@@ -99,7 +100,7 @@ class Config(Settings):
         object.__setattr__(self, "env", environments.resolve(self.env))
         object.__setattr__(self, "hidden_sizes", _widths("hidden_sizes", self.hidden_sizes))
         object.__setattr__(self, "channels", _widths("channels", self.channels))
-        environments.check(environments.make(self.env), self.env_params)
+        environments.check_supported(environments.make(self.env), self.env_params)
         self._check_environment()
         self._check_network()
         for name in ("lr", "clip_eps", "ent_coef"):

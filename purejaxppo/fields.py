@@ -1,12 +1,12 @@
 """Declared settings: frozen dataclasses whose fields say whether they are static or traced, and what they allow.
 
 A *static* field shapes the program (a size, a switch): a new value compiles anew. A *traced* field is data (a
-learning rate): a new value reuses the program, and `jax.vmap` can map over it.
+learning rate): a new value reuses the program, and `jax.vmap` can map over it. Settings of the host, which no program
+reads, are static as well.
 """
 
 import dataclasses
 import difflib
-import math
 import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self, dataclass_transform
@@ -31,7 +31,7 @@ class Allowed(NamedTuple):
 
     text: str
     holds: Callable[[Any], Any]
-    integer: bool = False
+    kind: type[float] | type[int] | None = float  # of number that a value is made; None if it is no number
     optional: bool = False  # whether None, which is no number, is allowed as well
 
 
@@ -39,15 +39,15 @@ POSITIVE = Allowed("a finite number > 0", lambda x: x > 0)
 NON_NEGATIVE = Allowed("a finite number >= 0", lambda x: x >= 0)
 UNIT_INTERVAL = Allowed("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
 FINITE = Allowed("a finite number", lambda x: x == x)
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-WHOLE = Allowed("an integer >= 0", lambda x: x >= 0, integer=True)
-COUNT = Allowed("an integer >= 1", lambda x: x >= 1, integer=True)
-SWITCH = Allowed("True or False", lambda x: isinstance(x, bool | np.bool_))
+FLOAT32_MAX, INT64_MAX = float(np.finfo(np.float32).max), int(np.iinfo(np.int64).max)
+WHOLE = Allowed("an integer >= 0", lambda x: x >= 0, kind=int)
+COUNT = Allowed("an integer >= 1", lambda x: x >= 1, kind=int)
+SWITCH = Allowed("True or False", lambda x: isinstance(x, bool | np.bool_), kind=None)
 
 
 def one_of(*choices: str) -> Allowed:
     """Accepts one of the given words."""
-    return Allowed("one of " + ", ".join(map(repr, choices)), lambda x: isinstance(x, str) and x in choices)
+    return Allowed("one of " + ", ".join(map(repr, choices)), lambda x: isinstance(x, str) and x in choices, kind=None)
 
 
 def optional(allowed: Allowed) -> Allowed:
@@ -119,15 +119,15 @@ def unknown_name(kind: str, name: Any, names: list[str]) -> ConfigError:
 
 
 def check_static(name: str, value: Any, allowed: Allowed) -> Any:
-    """`value` as a Python integer, if it must be one; otherwise as it is.
+    """`value` as a Python number, if it must be one; otherwise as it is.
 
     Raises:
         ConfigError: it is not allowed, or a tracer.
     """
     if isinstance(value, jax.core.Tracer):
         raise ConfigError(f"{name}: is static and cannot be traced or mapped over; pass a Python value")
-    if allowed.integer:
-        value = _as_integer(name, value, allowed)
+    if allowed.kind is not None:
+        return _as_single(name, value, allowed)
     if not allowed.holds(value):
         raise ConfigError.of(name, value, allowed.text)
     return value
@@ -144,29 +144,23 @@ def check_traced(name: str, value: Any, allowed: Allowed) -> Any:
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
         _check_array(name, value, allowed)
         return value
-    if allowed.integer:
-        scalar: int | float = _as_integer(name, value, allowed)
-    else:
-        number = _as_number(value)
-        scalar = float(number) if number is not None and abs(number) <= FLOAT32_MAX else math.nan
-    if math.isnan(scalar) or not allowed.holds(scalar):
-        raise ConfigError.of(name, value, allowed.text)
-    return scalar
+    return _as_single(name, value, allowed)
 
 
 def _check_array(name: str, array: Any, allowed: Allowed) -> None:
     is_number = any(jax.numpy.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating))
     concrete = np.asarray(array) if is_number else np.array(np.nan)
-    is_whole = (concrete == np.floor(concrete)) | (not allowed.integer)
+    is_whole = (concrete == np.floor(concrete)) | (allowed.kind is not int)
     if not np.all(np.isfinite(concrete) & is_whole & allowed.holds(concrete)):
         raise ConfigError.of(name, array, allowed.text)
 
 
-def _as_integer(name: str, value: Any, allowed: Allowed) -> int:
-    number = _as_number(value)
-    if number is None or not abs(number) < 2**63 or int(number) != number:
+def _as_single(name: str, value: Any, allowed: Allowed) -> float | int:
+    kind, number = allowed.kind or float, _as_number(value)
+    is_finite = number is not None and abs(number) <= (FLOAT32_MAX if kind is float else INT64_MAX)
+    if not is_finite or (kind is int and int(number) != number) or not allowed.holds(kind(number)):
         raise ConfigError.of(name, value, allowed.text)
-    return int(number)
+    return kind(number)
 
 
 def _as_number(value: Any) -> Any:

@@ -259,7 +259,7 @@ def test_slip_of_zero_is_exact_for_the_smallest_draw(monkeypatch):
         ({"width": -1}, "width"),
         ({"height": True}, "height"),
         ({"width": 2.5}, "width"),
-        ({"width": 7.0}, "width"),
+        ({"width": 7.5}, "width"),
         ({"height": "7"}, "height"),
         ({"width": None}, "width"),
         ({"height": 1, "width": 1}, "width"),

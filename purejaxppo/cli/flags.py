@@ -15,7 +15,7 @@ from purejaxppo.fields import COUNT, Allowed, ConfigError, Settings, static
 from purejaxppo.presets import preset
 
 DEFAULT_PRESET = "treasure"
-SEED = Allowed("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, integer=True)
+SEED = Allowed("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, kind=int)
 
 Flag = tuple[str, Any, Any]
 
@@ -46,21 +46,21 @@ def flag(name: str, kind: Any, default: Any, text: str) -> Flag:
 
 def settings_flags(settings: type[Settings], **defaults: Any) -> list[Flag]:
     """A flag for each field."""
-    # What tyro cannot read off the default's type.
-    kinds: dict[str, Any] = {
-        "env_params": tuple[str, ...],
-        **dict.fromkeys(("hidden_sizes", "channels"), tuple[int, ...]),
-        **dict.fromkeys(("target_kl", "dual_clip", "huber_delta"), float),
-    }
     flags = []
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         default = defaults.get(field.name, field.default)
         default = tuple(default) if isinstance(default, list) else default
-        kind = kinds.get(field.name, type(field.default))
-        kind = kind | None if default is None else kind
         text = field.metadata["help"] + (", as name=value pairs" if field.name == "env_params" else "")
-        flags.append(flag(field.name, kind, default, text))
+        flags.append(flag(field.name, _kind(field, default), default, text))
     return flags
+
+
+def _kind(field: dataclasses.Field[Any], default: Any) -> Any:
+    """The type of a field as tyro reads it."""
+    allowed = field.metadata["allowed"]
+    kind: Any = allowed.kind if allowed is not None and allowed.kind is not None else type(field.default)
+    kind = {"env_params": tuple[str, ...]}.get(field.name, tuple[int, ...] if kind is tuple else kind)
+    return kind | None if default is None else kind
 
 
 def config_flags(argv: list[str], num_seeds: int | None = None) -> list[Flag]:
@@ -109,11 +109,14 @@ def _preset_name(argv: list[str]) -> str | None:
 
 
 def _early_flag(argv: list[str], flag: str) -> str | None:
-    """The value of a flag that the other flags' defaults depend on."""
-    for argument, value in itertools.pairwise(argv):
+    """The value of a flag that the other flags' defaults depend on, the last one, as tyro has it."""
+    found = None
+    for argument, following in itertools.pairwise([*argv, ""]):
         if argument == flag:
-            return value
-    return next((argument.removeprefix(f"{flag}=") for argument in argv if argument.startswith(f"{flag}=")), None)
+            found = following
+        elif argument.startswith(f"{flag}="):
+            found = argument.removeprefix(f"{flag}=")
+    return found
 
 
 def _env_params(env: Any, params: Any, pairs: Sequence[str]) -> Any:
@@ -125,9 +128,7 @@ def _env_params(env: Any, params: Any, pairs: Sequence[str]) -> Any:
     for pair in pairs:
         name, _, text = pair.partition("=")
         try:
-            number = float(text)
+            changes[name] = float(text)
         except ValueError:
             raise ConfigError(f"env_params={pair!r}: must be name=number") from None
-        whole = isinstance(getattr(params, name, None), int) and number.is_integer()
-        changes[name] = int(number) if whole else number
     return environments.replaced_params(params, changes)

@@ -1,4 +1,4 @@
-"""Environments: gridworlds of ours, and every gymnax environment with discrete actions."""
+"""Environments: gridworlds of ours, all of gymnax, and adapters to other packages."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnax
 import jax
+import numpy as np
 from gymnax.environments import spaces
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
@@ -27,12 +28,9 @@ __all__ = [
     "RandomGridWorld",
     "RandomGridWorldParams",
     "TabularModel",
-    "check",
     "check_env",
     "is_tabular",
     "make",
-    "replaced_params",
-    "resolve",
     "tabulate",
 ]
 
@@ -80,19 +78,34 @@ def _make(env_id: str) -> Any:
 
 
 def replaced_params(params: Any, changes: Mapping[str, Any]) -> Any:
-    """An environment's parameters with some replaced.
+    """An environment's parameters with some replaced by values of the same types, which it may not check itself.
 
     Raises:
-        ConfigError: there is no such parameter.
+        ConfigError: there is no such parameter, or its value is of another kind.
     """
     names = [field.name for field in dataclasses.fields(params)]
     for name in changes:
         if name not in names:
             raise unknown_name("env_params name", name, names)
-    return params.replace(**changes)
+    return params.replace(**{name: _like(name, value, getattr(params, name)) for name, value in changes.items()})
 
 
-def check(env: Any, env_params: Any) -> None:
+def _like(name: str, value: Any, current: Any) -> Any:
+    """`value` with the type of `current`; as it is, where there is none."""
+    if current is None:
+        return value
+    given, needed = np.asarray(value), np.asarray(current)
+    allowed = f"like its present value, {current!r}"
+    if given.dtype.kind not in "biuf" or (given.dtype.kind == "b") != (needed.dtype.kind == "b"):
+        raise ConfigError.of(f"env_params.{name}", value, allowed)
+    with np.errstate(invalid="ignore"):
+        cast = given.astype(needed.dtype)
+    if cast.shape != needed.shape or not np.isfinite(given).all() or not np.allclose(cast, given, rtol=1e-6):
+        raise ConfigError.of(f"env_params.{name}", value, allowed)
+    return cast if cast.ndim else cast.item()
+
+
+def check_supported(env: Any, env_params: Any) -> None:
     """Refuse an environment that cannot be trained on, and parameters that are not its own.
 
     Raises:

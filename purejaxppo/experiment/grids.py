@@ -90,29 +90,14 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
         return result
     env = environments.make(result.env)
     current = env.default_params if result.env_params is None else result.env_params
-    return result.replace(env_params=environments.replaced_params(current, _like(current, params)))
-
-
-def _like(current: Any, params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters with the types of the current ones: the environment's own may not be checked by anybody else."""
-    return {name: _like_one(name, value, getattr(current, name, None)) for name, value in params.items()}
-
-
-def _like_one(name: str, value: Any, current: Any) -> Any:
-    """`value` with the type of `current`; as it is, where there is none."""
-    if current is None:
-        return value
-    given, needed = np.asarray(value), np.asarray(current)
-    allowed = f"like its present value, {current!r}"
-    if given.dtype.kind not in "biuf" or (given.dtype.kind == "b") != (needed.dtype.kind == "b"):
-        raise ConfigError.of(ENV_PARAMS + name, value, allowed)
-    with np.errstate(invalid="ignore"):
-        cast = given.astype(needed.dtype)
-    if cast.shape != needed.shape or not np.isfinite(given).all() or not np.allclose(cast, given, rtol=1e-6):
-        raise ConfigError.of(ENV_PARAMS + name, value, allowed)
-    return cast if cast.ndim else cast.item()
+    return result.replace(env_params=environments.replaced_params(current, params))
 
 
 def static_names(over: Mapping[str, Any]) -> list[str]:
-    """Those of the swept fields that shape the program."""
-    return [name for name in over if Config.__dataclass_fields__[name.partition(".")[0]].metadata["static"]]
+    """Those of the swept fields that shape the program: static ones, and traced ones that can be None."""
+    fields = Config.__dataclass_fields__
+    return [
+        name
+        for name, values in over.items()
+        if fields[name.partition(".")[0]].metadata["static"] or any(value is None for value in values)
+    ]

@@ -117,7 +117,7 @@ def steps_to_threshold(curves: Any, steps: Any, threshold: float, *, window: int
     """
     curves, steps = np.asarray(curves, float), np.asarray(steps, float)
     allowed = f"an integer from 1 to the number of updates, {curves.shape[-1]}"
-    window = check_static("window", window, Allowed(allowed, lambda x: 1 <= x <= curves.shape[-1], integer=True))
+    window = check_static("window", window, Allowed(allowed, lambda x: 1 <= x <= curves.shape[-1], kind=int))
     num_windows = curves.shape[-1] - window + 1
     shifted = [curves[..., start : start + num_windows] for start in range(window)]
     total = sum(np.where(np.isnan(part), 0, part) for part in shifted)

@@ -66,10 +66,10 @@ def sweep(
 ) -> list[Trial]:
     """Train every combination of some fields' values from every seed.
 
-    Combinations that differ in traced fields only share one compiled program, mapped over combinations and seeds. A
-    static field needs a program for each of its values, which is logged. What does not fit into the memory at once is
-    trained in batches. All combinations meet the same seeds and are evaluated on the same episodes, so that they
-    differ by their configuration only.
+    Combinations that differ in numbers of traced fields only share one compiled program, mapped over combinations and
+    seeds. Every value of a static field, and None in a traced one, needs a program of its own, which is logged. What
+    does not fit into the memory at once is trained in batches. All combinations meet the same seeds and are evaluated
+    on the same episodes, so that they differ by their configuration only.
 
     Args:
         config: what is not swept.
@@ -97,7 +97,7 @@ def sweep(
     groups = _groups([config for _, config in combinations], num_seeds)
     bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, COUNT)
     if len(groups) > 1:
-        log.info("%d programs, since these fields are static: %s", len(groups), ", ".join(grids.static_names(over)))
+        log.info("%d programs, since these fields shape it: %s", len(groups), ", ".join(grids.static_names(over)))
     with batches.opened(directory, combinations, num_seeds, key, len(groups)) as journal:
         results = [_train(group, key, bound, journal, number) for number, group in enumerate(groups)]
     return _trials(combinations, groups, results, journal)
