@@ -85,7 +85,7 @@ def call(config: Config, key: jax.Array, schedule: Schedule) -> Call:
         begin = time.perf_counter()
         jax.block_until_ready(run(config, key, directory, schedule=schedule, watch=watch)[0])
         seconds = time.perf_counter() - begin
-        return Call(seconds - files.read_json(directory / files.REPORT)["seconds"]["compile"], memory[-1] - memory[0])
+        return Call(seconds - files.read_json(directory / files.ACCOUNT)["seconds"]["compile"], memory[-1] - memory[0])
 
 
 def result(config: Config, bare: list[float], runs: dict[str, list[Call]]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_what_is_no_file_is_not_read(tmp_path):
 
 
 def test_a_lock_is_held_once_and_goes_with_its_process(tmp_path):
-    with files.locked(tmp_path), pytest.raises(ConfigError, match="another process is running"), files.locked(tmp_path):
+    with files.locked(tmp_path), pytest.raises(ConfigError, match="another process is at work"), files.locked(tmp_path):
         pytest.fail("both hold it")
     with files.locked(tmp_path):
         pass

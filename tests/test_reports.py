@@ -285,10 +285,10 @@ def test_nothing_is_overwritten_unless_that_is_said(tmp_path):
 
 
 def test_a_runs_own_files_are_not_replaced(runs):
-    before = (runs[0] / "one" / "report.json").read_bytes()
+    before = (runs[0] / "one" / "account.json").read_bytes()
     with pytest.raises(ConfigError, match="must not be a run's"):
         write(report(TRIALS[0], **QUICK), runs[0] / "one", overwrite=True)
-    assert (runs[0] / "one" / "report.json").read_bytes() == before
+    assert (runs[0] / "one" / "account.json").read_bytes() == before
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path, monkeypatch):
@@ -334,7 +334,7 @@ def test_runs_and_sweeps_are_read_from_their_directories(runs):
     evaluations = [json.loads(line) for line in (root / "many" / "evaluations.jsonl").read_text().splitlines()]
     np.testing.assert_array_equal(many.scores, np.float32(evaluations[-1]["expected_return"]))
     np.testing.assert_array_equal(many.metrics["entropy"], metrics["entropy"])
-    account = json.loads((root / "many" / "report.json").read_text())["seconds"]
+    account = json.loads((root / "many" / "account.json").read_text())["seconds"]
     assert (many.compile_seconds, many.run_seconds) == (account["compile"], account["chunks"])
 
     result = report(root / "many", str(root / "one"), root / "sweep", **QUICK)
@@ -358,10 +358,10 @@ def test_the_score_of_a_run_is_that_of_its_last_evaluation_exact_where_that_is_k
 
 def test_the_pace_of_a_run_that_was_resumed_is_that_of_its_last_part(runs, tmp_path):
     path = copy(runs[0] / "many", tmp_path)
-    account = json.loads((path / "report.json").read_text())
-    (path / "report.json").write_text(json.dumps(account | {"resumed_after": 1}))
+    account = json.loads((path / "account.json").read_text())
+    (path / "account.json").write_text(json.dumps(account | {"resumed_after": 1}))
     assert read_run(path).run_seconds == pytest.approx(2 * account["seconds"]["chunks"])
-    (path / "report.json").write_text(json.dumps(account | {"resumed_after": 2}))
+    (path / "account.json").write_text(json.dumps(account | {"resumed_after": 2}))
     assert np.isnan(read_run(path).run_seconds)
     assert json.loads(to_json(report(path)))["rows"][0]["run_seconds"] is None
     assert "| - |" in to_markdown(report(path))
@@ -385,7 +385,7 @@ def cut(path):
 @pytest.mark.parametrize(
     ("breakage", "said"),
     [
-        (lambda path: (path / "report.json").unlink(), r"must hold a finished run; resume goes on with it"),
+        (lambda path: (path / "account.json").unlink(), r"must hold a finished run; resume goes on with it"),
         (lambda path: (path / "evaluations.jsonl").unlink(), r"must hold a run that was evaluated at its end"),
         (lambda path: cut(path / "evaluations.jsonl"), r"must hold a run that was evaluated at its end"),
         (lambda path: (path / "metrics.jsonl").write_text(""), r"has a broken record: there are no returns in it"),
@@ -394,9 +394,9 @@ def cut(path):
             r"has a broken record: there are no returns",
         ),
         (lambda path: cut(path / "metrics.jsonl"), r"must have a finite score of each seed, and metrics"),
-        (lambda path: (path / "report.json").write_text("{}"), r"report.json: is broken"),
-        (lambda path: (path / "report.json").write_text("[]"), r"^\S+report.json: is broken \(not an object\)$"),
-        (lambda path: (path / "report.json").write_text('{"seconds": 1}'), r"report.json: is broken"),
+        (lambda path: (path / "account.json").write_text("{}"), r"account.json: is broken"),
+        (lambda path: (path / "account.json").write_text("[]"), r"^\S+account.json: is broken \(not an object\)$"),
+        (lambda path: (path / "account.json").write_text('{"seconds": 1}'), r"account.json: is broken"),
         (lambda path: (path / "config.toml").write_text("lr = -1"), r"lr=-1: must be"),
         (lambda path: (path / "run.json").unlink(), r"must hold a run or a sweep"),
     ],

@@ -72,7 +72,7 @@ def check_same(directory, outcome, key, schedule=QUIET):
     assert fingerprint(outcome) == expected
     for name in RECORD:
         assert (directory / name).read_text() == (reference / name).read_text()
-    reports = [json.loads((place / files.REPORT).read_text()) for place in (directory, reference)]
+    reports = [json.loads((place / files.ACCOUNT).read_text()) for place in (directory, reference)]
     assert reports[0]["state_sha256"] == reports[1]["state_sha256"] == fingerprint(outcome[0])
 
 
@@ -180,13 +180,13 @@ def test_a_broken_checkpoint_costs_the_time_since_the_one_before(tmp_path, monke
 
 def test_a_run_killed_before_its_report_gets_one(tmp_path):
     directory = shutil.copytree(uninterrupted(KEYS)[0], tmp_path / "run")
-    (directory / files.REPORT).unlink()
+    (directory / files.ACCOUNT).unlink()
     check_same(directory, resume(directory), KEYS)
 
 
 def test_what_a_run_leaves_behind(tmp_path):
     directory, _ = uninterrupted(KEYS)
-    assert names(directory) == sorted([*RECORD, "checkpoints", "config.toml", "lock", "report.json", "run.json"])
+    assert names(directory) == sorted([*RECORD, "checkpoints", "config.toml", "lock", "account.json", "run.json"])
     assert preset(directory / "config.toml") == CONFIG
     description = json.loads((directory / "run.json").read_text())
     assert description["key"]["data"] == jax.random.key_data(KEYS).tolist()
@@ -195,7 +195,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert description["command"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     assert (description["git"] or {"commit": ""})["commit"] == head.stdout.strip()
-    report = json.loads((directory / "report.json").read_text())
+    report = json.loads((directory / "account.json").read_text())
     assert (report["num_updates"], report["steps"]) == (NUM_UPDATES, 3 * 32 * NUM_UPDATES)
     assert len(report["episode_return"]) == 3
     assert len((directory / files.METRICS).read_text().splitlines()) == NUM_UPDATES
@@ -395,7 +395,7 @@ def test_only_one_process_runs_a_run(tmp_path):
 
     def try_both(progress):
         for begin in (lambda: resume(tmp_path), lambda: run(CONFIG, KEYS, tmp_path, overwrite=True)):
-            with pytest.raises(ConfigError, match="another process is running") as error:
+            with pytest.raises(ConfigError, match="another process is at work") as error:
                 begin()
             said.append(str(error.value))
 
@@ -471,7 +471,7 @@ def test_load_gives_the_newest_state_and_policy(tmp_path):
     directory, _ = uninterrupted(KEYS)
     config, state = load(directory)
     assert config == CONFIG
-    assert fingerprint(state) == json.loads((directory / files.REPORT).read_text())["state_sha256"]
+    assert fingerprint(state) == json.loads((directory / files.ACCOUNT).read_text())["state_sha256"]
     obs = jnp.arange(5)
     for seed in range(3):
         agent = jax.tree.map(lambda leaf, seed=seed: leaf[seed], state)
@@ -559,7 +559,7 @@ KEY_DATA = {"impl": "threefry2x32", "data": [1, 2]}
 )
 def test_a_broken_or_hostile_directory_is_one_clear_error(break_, said, tmp_path):
     directory = shutil.copytree(uninterrupted(KEYS)[0], tmp_path / "run")
-    (directory / files.REPORT).unlink()  # so that there is something left to do
+    (directory / files.ACCOUNT).unlink()  # so that there is something left to do
     break_(directory)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=said) as error:
@@ -573,10 +573,10 @@ def test_other_versions_are_warned_of(tmp_path, caplog):
     directory = begin_and_stop(tmp_path / "run")
     resume(directory)
     assert "other" not in caplog.text
-    (tmp_path / "run" / files.REPORT).unlink()
+    (tmp_path / "run" / files.ACCOUNT).unlink()
     edit(files.RUN, versions={"jax": "0.1"})(directory)
     resume(directory)
-    assert "the run began with other versions: {'jax': '0.1'}" in caplog.text
+    assert "was begun with other versions, {'jax': '0.1'}" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["the record", "a checkpoint", "a checkpoint by Orbax"])
@@ -693,5 +693,5 @@ def test_killed_at_random_moments_it_is_the_same(keys, tmp_path):
     subprocess.run(command("killed"), check=True, stdout=subprocess.DEVNULL)
     for name in RECORD:
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
-    hashes = [json.loads((tmp_path / run / files.REPORT).read_text())["state_sha256"] for run in ("killed", "whole")]
+    hashes = [json.loads((tmp_path / run / files.ACCOUNT).read_text())["state_sha256"] for run in ("killed", "whole")]
     assert hashes[0] == hashes[1]

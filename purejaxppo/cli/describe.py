@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from rich.console import Console
-
+from purejaxppo.cli import output
 from purejaxppo.cli.flags import Seeds, config_flags, flags_type, to_config, to_settings
 from purejaxppo.costs import describe
 
@@ -21,6 +20,6 @@ def flags(argv: list[str]) -> type:
 def main(flags: Any) -> None:
     """Print it."""
     config, seeds = to_config(flags), to_settings(Seeds, flags)
-    console = Console(highlight=False, soft_wrap=True)
+    console = output.console()
     console.print(f"agents             {seeds.num_seeds:,}, each:")
     console.print(describe(config))

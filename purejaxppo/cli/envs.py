@@ -3,8 +3,7 @@
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
-
+from purejaxppo.cli import output
 from purejaxppo.cli.flags import flags_type
 from purejaxppo.environments import catalogue
 from purejaxppo.environments.adapters import SUITES
@@ -22,7 +21,7 @@ def flags(argv: list[str]) -> type:
 
 def main(flags: Any) -> None:
     """Print a table for each package."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = output.console()
     for package, group in groupby(catalogue.read().values(), key=lambda entry: entry.package):
         entries = list(group)
         needs = f", pip install 'purejaxppo\\[{package}]'" if package in SUITES else ""

@@ -3,9 +3,8 @@
 from typing import Any
 
 import jax
-from rich.console import Console
 
-from purejaxppo.cli import runs, summary
+from purejaxppo.cli import output, runs, summary
 from purejaxppo.cli.flags import SEED, flag, flags_type
 from purejaxppo.fields import COUNT, check_static
 from purejaxppo.policies import knows_optimum
@@ -32,11 +31,10 @@ def main(flags: Any) -> None:
     """Play, and print the returns."""
     num_episodes = check_static("num_episodes", flags.num_episodes, COUNT)
     seed = check_static("seed", flags.seed, SEED)
-    config, keys, state, _ = runs.read(flags.directory)
-    console = Console(highlight=False, soft_wrap=True)
-    agents = f"{len(keys):,} agent{'s' if len(keys) > 1 else ''}"
+    config, keys, state = runs.read(flags.directory)
+    console = output.console()
     done = int(state.num_updates[0])
-    console.print(f"[bold]{agents}[/bold] after {done:,} of {config.num_updates:,} updates")
+    console.print(f"[bold]{output.agents(len(keys))}[/bold] after {done:,} of {config.num_updates:,} updates")
     for name, greedy in (("greedy", True), ("sampled", False)):
         returns = summary.play(config, state, jax.random.key(seed), num_episodes, greedy=greedy)
         console.print(f"{name:<18} {summary.spread(returns)}")

@@ -16,7 +16,7 @@ from purejaxppo.fields import ConfigError
 from purejaxppo.policies import knows_optimum
 from purejaxppo.ppo import TrainState, init, update
 
-PICTURES = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
+KEY_DATA = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
 
 
 def new_directory(path: Path, flag: str) -> Path:
@@ -53,49 +53,55 @@ def place(run: Path, output: Path | None) -> Path:
     return directory
 
 
-def draw_learning(config: Config, metrics: dict[str, np.ndarray], verdict: Verdict, directory: Path) -> None:
-    """The learning curves."""
+def draw_learning(config: Config, metrics: dict[str, np.ndarray], verdict: Verdict, directory: Path) -> list[str]:
+    """The learning curves; returns the names of the files, as all of these functions do."""
     # Imported here, as below: matplotlib takes a while, and most commands draw nothing.
     from purejaxppo.experiment import plots
 
     curves = metrics.get("expected_return", metrics["episode_return"])
     figure = plots.learning_curves(curves, config.batch_size, optimum=verdict.optimum)
     figure.savefig(directory / "learning.png")
+    return ["learning.png"]
 
 
-def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Path) -> None:
+def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Path) -> list[str]:
     """What one agent learned beside the exact solution, on a gridworld."""
     from purejaxppo.experiment import plots
 
-    if isinstance(make(config.env), GridWorld) and knows_optimum(config):
-        plots.gridworld(config, _median(state, verdict)).savefig(directory / "map.png")
+    if not (isinstance(make(config.env), GridWorld) and knows_optimum(config)):
+        return []
+    plots.gridworld(config, _median(state, verdict)).savefig(directory / "map.png")
+    return ["map.png"]
 
 
-def draw_updates(config: Config, key: Array, directory: Path) -> None:
+def draw_updates(config: Config, key: Array, directory: Path) -> list[str]:
     """The clipped surrogate early in training, and the ratios of all of it; this trains an agent twice."""
     from purejaxppo.experiment import plots
 
-    key_early, key_surrogate, key_ratios = jax.random.split(jax.random.fold_in(key, PICTURES), 3)
+    key_early, key_surrogate, key_ratios = jax.random.split(jax.random.fold_in(key, KEY_DATA), 3)
     plots.surrogate(config, _early(config, key_early), key_surrogate).savefig(directory / "surrogate.png")
     plots.ratio_histograms(config, key_ratios).savefig(directory / "ratios.png")
+    return ["surrogate.png", "ratios.png"]
 
 
-def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array, directory: Path) -> None:
+def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array, directory: Path) -> list[str]:
     """One agent's walk, and on a gridworld all agents at once."""
     from purejaxppo.experiment import render
 
-    key_walk, key_crowd = jax.random.split(jax.random.fold_in(key, PICTURES + 1))
-    env = make(config.env)
+    key_walk, key_crowd = jax.random.split(jax.random.fold_in(key, KEY_DATA + 1))
+    env, drawn = make(config.env), []
     if isinstance(env, GridWorld):
         render.crowd(config, state, key_crowd, directory / "crowd.gif")
+        drawn.append("crowd.gif")
     if render.can_draw(env):
         render.walk(config, _median(state, verdict), key_walk, directory / "walk.gif")
+        drawn.append("walk.gif")
+    return drawn
 
 
-def show(directory: Path, console: Console) -> None:
+def show(drawn: list[str], directory: Path, console: Console) -> None:
     """Print what was drawn."""
-    drawn = ", ".join(sorted(path.name for path in directory.iterdir()))
-    console.print(f"pictures           {drawn} in {directory}")
+    console.print(f"pictures           {', '.join(sorted(drawn))} in {directory}")
 
 
 def _median(state: TrainState, verdict: Verdict) -> TrainState:

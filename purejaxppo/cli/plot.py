@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from purejaxppo.cli import pictures, runs, summary
+from purejaxppo.cli import output, pictures, runs, summary
 from purejaxppo.cli.flags import flag, flags_type
 
 HELP = """Draw a run, finished or not: its learning curves and, on a gridworld, what the median agent learned.
@@ -27,9 +25,10 @@ def flags(argv: list[str]) -> type:
 
 def main(flags: Any) -> None:
     """Draw, and say what."""
-    config, keys, state, metrics = runs.read(flags.directory)
+    config, keys, state = runs.read(flags.directory)
+    metrics = runs.read_metrics(flags.directory, state)
     place = pictures.place(flags.directory, flags.output)
     verdict = summary.assess(config, state, keys)
-    pictures.draw_learning(config, metrics, verdict, place)
-    pictures.draw_map(config, state, verdict, place)
-    pictures.show(place, Console(highlight=False, soft_wrap=True))
+    drawn = pictures.draw_learning(config, metrics, verdict, place)
+    drawn += pictures.draw_map(config, state, verdict, place)
+    pictures.show(drawn, place, output.console())

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from purejaxppo.cli import output
 from purejaxppo.experiment.loop import Progress, Watch
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -17,7 +18,7 @@ SECONDS_BETWEEN_LINES = 10.0
 @contextlib.contextmanager
 def shown(*, silent: bool) -> Iterator[Watch]:
     """A function to be called after each chunk, which shows how far the run is, on standard error."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = output.console(stderr=True)
     if silent:
         yield lambda progress: None
     elif console.is_terminal:

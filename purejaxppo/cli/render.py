@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from purejaxppo.cli import pictures, runs, summary
+from purejaxppo.cli import output, pictures, runs, summary
 from purejaxppo.cli.flags import flag, flags_type
 
 HELP = """Make moving pictures of a run: one agent's walk and, on a gridworld, all agents at once.
@@ -29,9 +27,9 @@ def main(flags: Any) -> None:
     """Draw, and say what."""
     from purejaxppo.experiment import render  # imported here: matplotlib takes a while
 
-    config, keys, state, _ = runs.read(flags.directory)
+    config, keys, state = runs.read(flags.directory)
     render.check(config)
     place = pictures.place(flags.directory, flags.output)
     verdict = summary.assess(config, state, keys)
-    pictures.draw_movies(config, state, verdict, keys[0], place)
-    pictures.show(place, Console(highlight=False, soft_wrap=True))
+    drawn = pictures.draw_movies(config, state, verdict, keys[0], place)
+    pictures.show(drawn, place, output.console())

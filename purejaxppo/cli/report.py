@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from tyro.conf import Positional
 
+from purejaxppo.cli import output
 from purejaxppo.cli.flags import flag, flags_type
 from purejaxppo.experiment import report, reports
 
@@ -46,7 +47,7 @@ def main(flags: Any) -> None:
 def show(result: reports.Report, *, silent: bool = False) -> Console:
     """Print the tables; returns where to. What is not a terminal is taken to be wide."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    console = Console(highlight=False, soft_wrap=True, quiet=silent, width=width)
+    console = output.console(quiet=silent, width=width)
     for table in reports.tables(result):
         console.print(table)
     return console

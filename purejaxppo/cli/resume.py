@@ -3,12 +3,10 @@
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
-from purejaxppo.cli import runs
+from purejaxppo.cli import output, runs
 from purejaxppo.cli.flags import flags_type
 from purejaxppo.experiment import resume
-from purejaxppo.experiment.runs import load_config, load_key
+from purejaxppo.experiment.runs import open_job
 
 HELP = """Go on with a run that was stopped or killed, from its newest whole checkpoint, as if it had never stopped.
 
@@ -24,6 +22,6 @@ def flags(argv: list[str]) -> type:
 def main(flags: Any) -> None:
     """Train to the end, and print what came of it."""
     loggers = runs.loggers(flags)
-    config, keys = load_config(flags.directory), load_key(flags.directory)
-    console = Console(highlight=False, soft_wrap=True, quiet=flags.silent)
-    runs.show(runs.go(partial(resume, flags.directory, loggers=loggers), config, keys, flags), console)
+    job = open_job(flags.directory)
+    console = output.console(quiet=flags.silent)
+    runs.show(runs.go(partial(resume, flags.directory, loggers=loggers), job.config, job.key, flags), console)

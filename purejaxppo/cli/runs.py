@@ -16,8 +16,8 @@ from tyro.conf import Positional
 from purejaxppo.cli import progress, summary
 from purejaxppo.cli.flags import flag
 from purejaxppo.config import Config
-from purejaxppo.experiment import files, load, logs
-from purejaxppo.experiment.runs import load_key
+from purejaxppo.experiment import files, logs
+from purejaxppo.experiment.runs import newest_state, open_job
 from purejaxppo.fields import ConfigError
 from purejaxppo.ppo import TrainState
 
@@ -49,7 +49,7 @@ def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Re
     """
     with progress.shown(silent=flags.silent) as watch:
         state, metrics = begin(watch=watch)
-    path = flags.directory / files.REPORT
+    path = flags.directory / files.ACCOUNT
     report = files.read_json(path)
     try:
         speed, compiling = float(report["steps_per_second"]), float(report["seconds"]["compile"])
@@ -72,23 +72,32 @@ def show(result: Result, console: Console) -> summary.Verdict:
     return verdict
 
 
-def read(directory: Path) -> tuple[Config, Array, TrainState, dict[str, np.ndarray]]:
-    """`(config, keys, state, metrics)` of a run, finished or not, with a leading axis `[num_seeds]`.
+def read(directory: Path) -> tuple[Config, Array, TrainState]:
+    """`(config, keys, state)` of a run, finished or not, with a leading axis `[num_seeds]`.
 
     Raises:
         ConfigError: it cannot be read.
     """
-    config, state = load(directory)
-    keys, state, metrics = _many(load_key(directory), state, logs.read_metrics(directory))
+    job = open_job(directory)
+    return job.config, *_many(job.key, newest_state(job))
+
+
+def read_metrics(directory: Path, state: TrainState) -> dict[str, np.ndarray]:
+    """The metrics of a run that led to `state`, `[num_seeds, num_updates]`.
+
+    Raises:
+        ConfigError: they cannot be read, or are not all there.
+    """
+    metrics = {name: np.atleast_2d(values) for name, values in logs.read_metrics(directory).items()}
     returns = metrics.get("episode_return", np.empty((0, 0)))
-    if len(returns) != len(keys) or returns.shape[-1] < state.num_updates[0]:
+    if len(returns) != len(state.num_updates) or returns.shape[-1] < state.num_updates[0]:
         raise ConfigError(f"directory={str(directory)!r}: has a broken record: there are not all returns in it")
-    return config, keys, state, metrics
+    return metrics
 
 
-def _many(keys: Array, state: TrainState, metrics: dict[str, np.ndarray]) -> Any:
+def _many(keys: Array, *trees: Any) -> Any:
     """With a leading axis for the agents, even for a run of one."""
-    return (keys, state, metrics) if keys.ndim else jax.tree.map(lambda leaf: leaf[None], (keys, state, metrics))
+    return (keys, *trees) if keys.ndim else jax.tree.map(lambda leaf: leaf[None], (keys, *trees))
 
 
 def loggers(flags: Any) -> list[logs.MakeLogger]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
-from purejaxppo.cli import pictures, runs
+from purejaxppo.cli import output, pictures, runs
 from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, settings_flags, to_config, to_settings
 from purejaxppo.cli.runs import Result
 from purejaxppo.config import Config
@@ -49,23 +48,22 @@ def main(flags: Any) -> None:
     _check_run_flags(flags)
     begin = None
     if flags.directory is not None:
-        loggers = runs.loggers(flags)
-        begin = partial(run, config, seeds.keys, flags.directory, schedule=schedule, loggers=loggers)
-        begin = partial(begin, overwrite=flags.overwrite)
+        how = {"schedule": schedule, "loggers": runs.loggers(flags), "overwrite": flags.overwrite}
+        begin = partial(run, config, seeds.keys, flags.directory, **how)
         check_free(flags.directory, flags.overwrite)
     plot = None if flags.plot is None else pictures.new_directory(flags.plot, "plot")
-    console = Console(highlight=False, soft_wrap=True, quiet=flags.silent)
-    agents = f"{seeds.num_seeds:,} agent{'s' if seeds.num_seeds > 1 else ''}"
-    console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {jax.devices()[0].platform}, each:")
+    console = output.console(quiet=flags.silent)
+    agents, device = output.agents(seeds.num_seeds), jax.devices()[0].platform
+    console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {device}, each:")
     console.print(describe(config))
     result = train_at_once(config, seeds) if begin is None else runs.go(begin, config, seeds.keys, flags)
     verdict = runs.show(result, console)
     if plot is not None:
-        pictures.draw_learning(config, result.metrics, verdict, plot)
-        pictures.draw_map(config, result.state, verdict, plot)
-        pictures.draw_updates(config, result.keys[0], plot)
-        pictures.draw_movies(config, result.state, verdict, result.keys[0], plot)
-        pictures.show(plot, console)
+        drawn = pictures.draw_learning(config, result.metrics, verdict, plot)
+        drawn += pictures.draw_map(config, result.state, verdict, plot)
+        drawn += pictures.draw_updates(config, result.keys[0], plot)
+        drawn += pictures.draw_movies(config, result.state, verdict, result.keys[0], plot)
+        pictures.show(drawn, plot, console)
 
 
 def train_at_once(config: Config, seeds: Seeds) -> Result:

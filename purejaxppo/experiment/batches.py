@@ -23,7 +23,7 @@ from jax import Array
 from purejaxppo import presets
 from purejaxppo.config import Config
 from purejaxppo.experiment import files
-from purejaxppo.experiment.provenance import key_to_json, provenance, versions
+from purejaxppo.experiment.provenance import key_to_json, provenance, warn_of_changes
 from purejaxppo.fields import ConfigError
 
 FORMAT = 1
@@ -73,7 +73,7 @@ def opened(
             journal = Journal(path, _read_manifest(path))
             _check_same(path, journal.manifest, sweep)
             check_programs(journal, num_programs)
-            _compare_versions(path, journal.manifest)
+            warn_of_changes(path, journal.manifest)
         else:
             journal = Journal(path, {"format": FORMAT, **sweep, **provenance(), "programs": programs})
             _write_manifest(journal)
@@ -82,14 +82,25 @@ def opened(
 
 def find(journal: Journal, program: int, batch: int, num_updates: int) -> Arrays | None:
     """A finished batch; None where it is not finished or, which is said, no longer as it was written."""
-    if journal.directory is None:
+    if str(batch) not in journal.manifest["programs"][program]["batches"]:
         return None
     try:
         return _read_batch(journal, program, batch, num_updates)
     except ConfigError as error:
-        if str(batch) in journal.manifest["programs"][program]["batches"]:
-            log.warning("%s; it is trained anew", error)
+        log.warning("%s; it is trained anew", error)
         return None
+
+
+def batch_size(journal: Journal, program: int) -> int | None:
+    """The rows of each of a program's batches; None before it was compiled for the first time."""
+    return journal.manifest["programs"][program]["batch_size"]
+
+
+def compiled(journal: Journal, program: int, batch_size: int, seconds: float) -> None:
+    """Enter that a program was compiled, once more perhaps; it is kept together with its next batch."""
+    record = journal.manifest["programs"][program]
+    record["batch_size"] = batch_size
+    record["compile_seconds"] += seconds
 
 
 def add(journal: Journal, program: int, batch: int, arrays: Arrays, run_seconds: float) -> None:
@@ -141,10 +152,10 @@ def read_all(journal: Journal, program: int, num_rows: int, num_updates: int) ->
     Raises:
         ConfigError: a batch is not finished, or not as it was written.
     """
-    batch_size = journal.manifest["programs"][program]["batch_size"]
-    if batch_size is None:
+    size = batch_size(journal, program)
+    if size is None:
         raise ConfigError(f"{journal.directory}: is not finished; the same call of sweep goes on with it")
-    numbers = range(-(-num_rows // batch_size))
+    numbers = range(-(-num_rows // size))
     return joined([_read_batch(journal, program, batch, num_updates) for batch in numbers])
 
 
@@ -250,22 +261,19 @@ def _is_whole(manifest: Any) -> bool:
 def _check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
     """Refuse to go on with another sweep, naming what differs."""
     where = f"as in the sweep in {str(path)!r}, or the directory another one"
-    for name in ("num_seeds", "key"):
-        if found[name] != asked[name]:
-            raise ConfigError.of(name, asked[name], f"{found[name]!r} {where}")
+    if found["num_seeds"] != asked["num_seeds"]:
+        raise ConfigError.of("num_seeds", asked["num_seeds"], f"{found['num_seeds']} {where}")
+    if found["key"] != asked["key"]:
+        raise ConfigError(f"key: must be the same (on the command line --seed) {where}")
     names = [[trial["name"] for trial in sweep["trials"]] for sweep in (found, asked)]
-    for old, new in itertools.zip_longest(*names):
+    for old, new in itertools.zip_longest(*names, fillvalue="no more"):
         if old != new:
             raise ConfigError.of("over", new, f"{old!r} {where}")
     for old, new in zip(found["trials"], asked["trials"], strict=True):
-        for name in {**old["config"], **new["config"]}:
-            values = [trial["config"].get(name) for trial in (old, new)]
-            if values[0] != values[1]:
-                raise ConfigError.of(name, values[1], f"{values[0]!r} {where}")
+        _check_same_config(old["config"], new["config"], where)
 
 
-def _compare_versions(path: Path, manifest: dict[str, Any]) -> None:
-    """Say if other versions began the sweep: they may give other bits."""
-    old, new = manifest.get("versions"), versions()
-    if old != new:
-        log.warning("%s: was begun with other versions, %s; these are %s", path, old, new)
+def _check_same_config(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            raise ConfigError.of(name, new.get(name), f"{old.get(name)!r} {where}")

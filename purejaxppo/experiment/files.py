@@ -13,11 +13,11 @@ from typing import Any
 from purejaxppo.fields import ConfigError
 
 # The names in a run's directory.
-CONFIG, RUN, LOCK, REPORT, CHECKPOINTS = "config.toml", "run.json", "lock", "report.json", "checkpoints"
+CONFIG, RUN, LOCK, ACCOUNT, CHECKPOINTS = "config.toml", "run.json", "lock", "account.json", "checkpoints"
 METRICS, TABLE, EVALUATIONS = "metrics.jsonl", "metrics.csv", "evaluations.jsonl"
 TENSORBOARD, WANDB, PICTURES = "tensorboard", "wandb", "pictures"
 # All of them but the lock, in the order in which they are deleted: what makes it a run comes last.
-CONTENTS = (CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, REPORT, METRICS, TABLE, EVALUATIONS, CONFIG, RUN)
+CONTENTS = (CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, ACCOUNT, METRICS, TABLE, EVALUATIONS, CONFIG, RUN)
 TEMPORARY = ".tmp-"  # begins the names of files and directories that are being written or deleted
 
 
@@ -116,5 +116,5 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"directory={str(directory)!r}: another process is running this run") from None
+            raise ConfigError(f"directory={str(directory)!r}: another process is at work in it") from None
         yield

@@ -183,7 +183,8 @@ def read_metrics(directory: Path) -> dict[str, np.ndarray]:
     Raises:
         ConfigError: the record is broken.
     """
-    return _columns(directory / METRICS)
+    path = directory / METRICS
+    return _columns(path, _read(path))
 
 
 def read_evaluations(directory: Path) -> dict[str, np.ndarray]:
@@ -192,8 +193,9 @@ def read_evaluations(directory: Path) -> dict[str, np.ndarray]:
     Raises:
         ConfigError: the record is broken.
     """
-    updates = [row["update"] for row in _read(directory / EVALUATIONS)]
-    return {"update": np.array(updates), **_columns(directory / EVALUATIONS)} if updates else {}
+    path = directory / EVALUATIONS
+    rows = _read(path)
+    return {"update": np.array([row["update"] for row in rows]), **_columns(path, rows)} if rows else {}
 
 
 def cut(directory: Path, num_updates: int, num_evaluations: int) -> None:
@@ -207,7 +209,7 @@ def cut(directory: Path, num_updates: int, num_evaluations: int) -> None:
     evaluations = _read(directory / EVALUATIONS, num_evaluations)
     if len(rows) < num_updates or len(evaluations) < num_evaluations:
         raise ConfigError(f"{directory}: the record in {METRICS} and {EVALUATIONS} ends before update {num_updates}")
-    table = [_header(rows[0].keys() - {"update", "steps"})] if rows else []
+    table = [_header(rows[0])] if rows else []
     files.write(directory / TABLE, _lines(itertools.chain(table, *map(_by_agent, rows))))
     files.write(directory / METRICS, "".join(map(_line, rows)))
     files.write(directory / EVALUATIONS, "".join(map(_line, evaluations)))
@@ -235,16 +237,20 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row).replace("-Infinity", "-1e999").replace("Infinity", "1e999").replace("NaN", "null") + "\n"
 
 
-def _header(names: Any) -> list[str]:
-    return ["update", "steps", "seed", *sorted(names)]
+def _names(row: Mapping[str, Any]) -> list[str]:
+    """The names of a row's values, in the order of the table's columns."""
+    return sorted(row.keys() - {"update", "steps"})
+
+
+def _header(row: Mapping[str, Any]) -> list[str]:
+    return ["update", "steps", "seed", *_names(row)]
 
 
 def _by_agent(row: dict[str, Any]) -> Iterator[list[Any]]:
-    """A row as one list of cells per agent; a single one has the number 0."""
-    update, steps, *values = row.values()
-    lists = [value if isinstance(value, list) else [value] for value in values]
+    """A row as one list of cells per agent, below `_header`; a single one has the number 0."""
+    lists = [value if isinstance(value, list) else [value] for value in (row[name] for name in _names(row))]
     for seed, numbers in enumerate(zip(*lists, strict=True)):
-        yield [update, steps, seed, *(math.nan if number is None else number for number in numbers)]
+        yield [row["update"], row["steps"], seed, *(math.nan if number is None else number for number in numbers)]
 
 
 def _lines(rows: Any) -> str:
@@ -278,10 +284,9 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
+def _columns(path: Path, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """The values of all rows by name, the updates as the last axis."""
-    rows = _read(path)
-    names = [name for name in rows[0] if name not in ("update", "steps")] if rows else []
+    names = _names(rows[0]) if rows else []
     try:
         return {name: np.array([row[name] for row in rows], np.float32).T for name in names}
     except (TypeError, ValueError) as error:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import math
-import shlex
 import signal
 import threading
 import time
@@ -26,7 +25,7 @@ from jax import Array
 from purejaxppo.config import Config
 from purejaxppo.evaluation import evaluate, optimality
 from purejaxppo.experiment import checkpoints, files, logs
-from purejaxppo.experiment.files import CHECKPOINTS, REPORT
+from purejaxppo.experiment.files import ACCOUNT, CHECKPOINTS
 from purejaxppo.fields import COUNT, NON_NEGATIVE, WHOLE, Settings, static
 from purejaxppo.policies import knows_optimum
 from purejaxppo.ppo import Metrics, TrainState, init, update
@@ -101,9 +100,10 @@ def train(
     with _interrupt_later() as stop:
         session = _train(job, found, loggers, watch, stop)
     if session.done < job.config.num_updates:
-        how_far = f"stopped after {session.done:,} of {job.config.num_updates:,} updates, all of them saved"
-        raise KeyboardInterrupt(f"{how_far}; to go on: purejaxppo resume {shlex.quote(str(job.directory))}")
-    files.write(job.directory / REPORT, json.dumps(session.report(), indent=1))
+        raise KeyboardInterrupt(
+            f"stopped after {session.done:,} of {job.config.num_updates:,} updates, all of them saved"
+        )
+    files.write(job.directory / ACCOUNT, json.dumps(session.account(), indent=1))
     return session.state, session.metrics()
 
 
@@ -118,7 +118,7 @@ def _train(
     began = time.perf_counter()
     state = job.each(init)(job.config, job.key) if found is None else found.state
     done = 0 if found is None else found.num_updates
-    size = min(job.config.num_updates, max(1, BUFFER_NUMBERS // (12 * job.key.size)))
+    size = _buffer_size(job, state)
     program = _advance.lower(job.config, state, 0, size=size, is_many=job.key.ndim > 0).compile()
     seconds = {"compile": time.perf_counter() - began}
     log.info("%s: at update %d of %d", job.directory, done, job.config.num_updates)
@@ -130,6 +130,13 @@ def _train(
             session.run_chunk(watch)
         session.save()
     return session
+
+
+def _buffer_size(job: Job, state: TrainState) -> int:
+    """The updates whose metrics fit into the buffer."""
+    _, metrics = jax.eval_shape(job.each(update), job.config, state)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(metrics))
+    return min(job.config.num_updates, max(1, BUFFER_NUMBERS // numbers))
 
 
 class _Session:
@@ -250,7 +257,7 @@ class _Session:
             episode_return=self.recent_return(),
         )
 
-    def report(self) -> dict[str, Any]:
+    def account(self) -> dict[str, Any]:
         """What came of the run, and where this process's time went."""
         total = time.perf_counter() - self.began
         others = sum(self.seconds.values()) - self.seconds["compile"]

@@ -2,16 +2,20 @@
 
 import datetime
 import importlib.metadata
+import logging
 import platform
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax import Array
 
 PACKAGES = ("purejaxppo", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
+
+log = logging.getLogger("purejaxppo")
 
 
 def provenance() -> dict[str, Any]:
@@ -38,6 +42,13 @@ def devices() -> list[str]:
 def key_to_json(key: Array) -> dict[str, Any]:
     """A typed key, or many, ready for JSON."""
     return {"impl": str(jax.random.key_impl(key)), "data": jax.random.key_data(key).tolist()}
+
+
+def warn_of_changes(directory: Path, description: dict[str, Any]) -> None:
+    """Say where bits may differ from those of a process that never stopped."""
+    for name, now in (("versions", versions()), ("devices", devices())):
+        if description.get(name) != now:
+            log.warning("%s: was begun with other %s, %s; these are %s", directory, name, description.get(name), now)
 
 
 def _git() -> dict[str, Any] | None:

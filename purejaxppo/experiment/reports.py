@@ -211,7 +211,7 @@ def read_run(directory: str | Path) -> Trial:
         ConfigError: the directory holds no run, or one that is broken, not finished or not evaluated.
     """
     path = Path(directory)
-    if not (path / files.REPORT).exists():
+    if not (path / files.ACCOUNT).exists():
         raise ConfigError(f"directory={str(path)!r}: must hold a finished run; resume goes on with it")
     config = presets.loads(files.read(path / files.CONFIG))
     evaluations, metrics = logs.read_evaluations(path), logs.read_metrics(path)
@@ -221,12 +221,12 @@ def read_run(directory: str | Path) -> Trial:
         raise ConfigError(f"directory={str(path)!r}: has a broken record: there are no returns in it")
     scores = np.atleast_2d(evaluations.get("expected_return", evaluations["greedy_return"]))[:, -1]
     metrics = {name: np.atleast_2d(values) for name, values in metrics.items()}
-    account = files.read_json(path / files.REPORT)
+    account = files.read_json(path / files.ACCOUNT)
     try:
         compile_seconds, seconds = float(account["seconds"]["compile"]), float(account["seconds"]["chunks"])
         done = config.num_updates - int(account["resumed_after"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path / files.REPORT}: is broken ({error})") from None
+        raise ConfigError(f"{path / files.ACCOUNT}: is broken ({error})") from None
     # Of a run that was resumed, the last process's pace is taken for the whole.
     run_seconds = seconds * config.num_updates / done if done > 0 else math.nan
     return Trial(str(path), config, scores, metrics, compile_seconds, run_seconds)

@@ -25,9 +25,9 @@ from purejaxppo import presets
 from purejaxppo.config import Config
 from purejaxppo.evaluation import act
 from purejaxppo.experiment import checkpoints, files, logs, loop
-from purejaxppo.experiment.files import CHECKPOINTS, CONFIG, CONTENTS, LOCK, REPORT, RUN
+from purejaxppo.experiment.files import ACCOUNT, CHECKPOINTS, CONFIG, CONTENTS, LOCK, RUN
 from purejaxppo.experiment.loop import Job, Schedule, Watch
-from purejaxppo.experiment.provenance import devices, key_to_json, provenance, versions
+from purejaxppo.experiment.provenance import key_to_json, provenance, warn_of_changes
 from purejaxppo.fields import ConfigError
 from purejaxppo.ppo import TrainState, init
 
@@ -72,10 +72,10 @@ def run(
     # What runs is what is written, so that a run that goes on from its files is the same.
     job = Job(Path(directory), presets.loads(text), key, schedule, _identity(text, key_to_json(key)))
     with _told(job.directory):
-        check_free(job.directory, overwrite)
+        _check_free(job.directory, overwrite)
         job.directory.mkdir(parents=True, exist_ok=True)
         with files.locked(job.directory):
-            check_free(job.directory, overwrite)  # again: nobody else can begin a run here now
+            _check_free(job.directory, overwrite)  # again: nobody else can begin a run here now
             _begin(job, text)
             return loop.train(job, None, loggers, watch)
 
@@ -95,16 +95,16 @@ def resume(
         ConfigError: the directory holds no run, or one that is broken or that another process is running.
         KeyboardInterrupt: as `run`.
     """
-    job = _open(Path(directory))
+    job = open_job(Path(directory))
     with _told(job.directory), files.locked(job.directory):
         found = _newest(job)
         done = 0 if found is None else found.num_updates
-        if found is not None and done == job.config.num_updates and (job.directory / REPORT).exists():
+        if found is not None and done == job.config.num_updates and (job.directory / ACCOUNT).exists():
             return found.state, logs.read_metrics(job.directory)
         for place in (job.directory, job.directory / CHECKPOINTS):
             files.delete_temporary(place)
         logs.cut(job.directory, done, sum(update <= done for update in job.evaluations))
-        _warn_of_changes(job.directory)
+        warn_of_changes(job.directory, files.read_json(job.directory / RUN))
         return loop.train(job, found, loggers, watch)
 
 
@@ -117,11 +117,8 @@ def load(directory: str | Path) -> tuple[Config, TrainState]:
     Raises:
         ConfigError: the directory holds no run, or no checkpoint that can be used.
     """
-    job = _open(Path(directory))
-    found = _newest(job)
-    if found is None:
-        raise ConfigError(f"directory={str(directory)!r}: has no checkpoint yet")
-    return job.config, found.state
+    job = open_job(Path(directory))
+    return job.config, newest_state(job)
 
 
 def load_policy(directory: str | Path, seed: int = 0) -> Callable[..., Array]:
@@ -145,24 +142,6 @@ def load_policy(directory: str | Path, seed: int = 0) -> Callable[..., Array]:
     return lambda obs, key=None: act(config, agent, obs, key)
 
 
-def load_config(directory: str | Path) -> Config:
-    """The configuration of a run.
-
-    Raises:
-        ConfigError: the directory holds no run.
-    """
-    return _open(Path(directory)).config
-
-
-def load_key(directory: str | Path) -> Array:
-    """The key, or the keys `[num_seeds]`, with which a run began.
-
-    Raises:
-        ConfigError: the directory holds no run.
-    """
-    return _open(Path(directory)).key
-
-
 def _check_keys(key: Any) -> None:
     is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not is_key or key.ndim > 1 or key.size == 0:
@@ -176,8 +155,13 @@ def check_free(directory: Path, overwrite: bool) -> None:
         ConfigError: it does, or cannot be read.
     """
     with _told(directory):
-        _check_place(directory)
-        found = os.listdir(directory) if directory.exists() else []
+        _check_free(directory, overwrite)
+
+
+def _check_free(directory: Path, overwrite: bool) -> None:
+    """As `check_free`, with the errors of the system as they are."""
+    _check_place(directory)
+    found = os.listdir(directory) if directory.exists() else []
     names = {name for name in found if not name.startswith(files.TEMPORARY)} - {LOCK}
     foreign = sorted(names - set(CONTENTS)) if RUN in names else sorted(names)
     if foreign:
@@ -217,7 +201,7 @@ def _begin(job: Job, config_text: str) -> None:
     files.sync(job.directory)
 
 
-def _open(directory: Path) -> Job:
+def open_job(directory: Path) -> Job:
     """The run in a directory.
 
     Raises:
@@ -231,27 +215,36 @@ def _open(directory: Path) -> Job:
     description = files.read_json(directory / RUN, FORMAT)
     text = files.read(directory / CONFIG)
     try:
+        config = presets.loads(text)
+    except ConfigError as error:
+        raise ConfigError(f"{directory / CONFIG}: {error}") from None
+    try:
         key, schedule = _to_key(description["key"]), Schedule(**description["schedule"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{directory / RUN}: is broken ({error})") from None
-    return Job(directory, presets.loads(text), key, schedule, _identity(text, description["key"]))
+    return Job(directory, config, key, schedule, _identity(text, description["key"]))
+
+
+def newest_state(job: Job) -> TrainState:
+    """The state in a run's newest checkpoint that is whole.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = _newest(job)
+    if found is None:
+        raise ConfigError(f"directory={str(job.directory)!r}: has no checkpoint yet")
+    return found.state
 
 
 def _newest(job: Job) -> checkpoints.Loaded | None:
     """The newest whole checkpoint; what was passed over is logged."""
     like = partial(jax.eval_shape, job.each(init), job.config, job.key)
     found = checkpoints.load(job.directory / CHECKPOINTS, like, run=job.identity)
-    for problem in found.broken if found else ():
-        log.warning("%s; using the checkpoint after update %d", problem, found.num_updates if found else 0)
+    if found is not None:
+        for problem in found.broken:
+            log.warning("%s; using the checkpoint after update %d", problem, found.num_updates)
     return found
-
-
-def _warn_of_changes(directory: Path) -> None:
-    """Say where bits may differ from those of a run that never stopped."""
-    description = files.read_json(directory / RUN)
-    for name, now in (("versions", versions()), ("devices", devices())):
-        if description.get(name) != now:
-            log.warning("%s: the run began with other %s: %s", directory, name, description.get(name))
 
 
 def _to_key(description: Any) -> Array:
@@ -267,14 +260,14 @@ def _identity(config_text: str, key: Any) -> str:
 
 @contextlib.contextmanager
 def _told(directory: Path) -> Iterator[None]:
-    """What the disk refuses, as one clear error; after Ctrl-C, even before the first chunk, how to go on."""
+    """What the disk refuses, as one clear error; after Ctrl-C, how to go on."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if interrupt.args or not (directory / RUN).exists():
+        if not (directory / RUN).exists():
             raise
-        message = f"interrupted; to go on: purejaxppo resume {shlex.quote(str(directory))}"
-        raise KeyboardInterrupt(message) from None
+        how_far = str(interrupt) or "interrupted"
+        raise KeyboardInterrupt(f"{how_far}; to go on: purejaxppo resume {shlex.quote(str(directory))}") from None
     except OSError as error:
         newest = checkpoints.numbers(directory / CHECKPOINTS)[-1:]
         kept = f"; the checkpoint after update {newest[0]} is there to resume from" if newest else ""

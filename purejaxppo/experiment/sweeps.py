@@ -129,27 +129,34 @@ def _groups(configs: list[Config], num_seeds: int) -> list[Group]:
 
 def _train(group: Group, key: Array, bound: int, journal: Journal, number: int) -> Arrays:
     """At least all rows of a group, see `joined`; batches that the journal has are not trained again."""
-    record = journal.manifest["programs"][number]
     inputs = _inputs(group, key)
     num_updates = group.configs[0].num_updates
     program = None
-    if record["batch_size"] is None:
+    batch_size = batches.batch_size(journal, number)
+    if batch_size is None:
         program = _largest(inputs, bound)
-        record |= {"batch_size": program.batch_size, "compile_seconds": program.seconds}
-    num_batches = math.ceil(group.num_rows / record["batch_size"])
+        batch_size = program.batch_size
+        batches.compiled(journal, number, batch_size, program.seconds)
+    num_batches = math.ceil(group.num_rows / batch_size)
     parts = []
     for batch in range(num_batches):
         arrays = batches.find(journal, number, batch, num_updates)
         if arrays is None:
-            if program is None:  # an earlier call chose the size: another one would round differently
-                program = _compile(inputs, record["batch_size"])
-                record["compile_seconds"] += program.seconds
-            _check_bound(program, bound)
+            # An earlier call chose the size: another one would round differently.
+            program = program or _compiled_again(inputs, batch_size, bound, journal, number)
             arrays, seconds = _call(program, inputs, batch)
             batches.add(journal, number, batch, arrays, seconds)
             log.info("batch %d of %d is trained: %s in %.1f s", batch + 1, num_batches, _agents(program), seconds)
         parts.append(arrays)
     return batches.joined(parts)
+
+
+def _compiled_again(inputs: "Inputs", batch_size: int, bound: int, journal: Journal, number: int) -> Program:
+    """The program of that many rows, which an earlier call has compiled before."""
+    program = _compile(inputs, batch_size)
+    batches.compiled(journal, number, batch_size, program.seconds)
+    _check_bound(program, bound)
+    return program
 
 
 class Inputs(NamedTuple):
