@@ -19,9 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Programs compiled once serve later runs of the tests.
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
     """Every program takes memory maps, of which Linux allows a process 65,530: those of all tests may be too many."""
     yield
@@ -30,9 +31,11 @@ def _forget_programs() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
+def _optimize_what_runs_long(request: pytest.FixtureRequest) -> Iterator[None]:
     """Most tests spend their time compiling, and little running; the slow ones are the other way round."""
-    is_slow = request.node.get_closest_marker("slow") is not None
-    jax.config.update("jax_disable_most_optimizations", not is_slow)
-    yield
+    if request.node.get_closest_marker("slow") is None:
+        yield
+        return
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -21,7 +21,7 @@ if jax.__version_info__ < (0, 11):  # later ones refuse it
 def quickly(function, *args):
     """`function(*args)` in one program."""
     options = QUICK_COMPILE if jax.default_backend() == "cpu" else None
-    return jax.jit(function).lower(*args).compile(compiler_options=options)(*args)
+    return jax.jit(function, compiler_options=options)(*args)
 
 
 def assert_trains(config):

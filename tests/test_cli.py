@@ -55,6 +55,8 @@ def test_flags_reach_the_configuration():
     assert (seeds.num_seeds, seeds.seed) == (2, 9)
     config, seeds = parse(["train"])
     assert (config.env, seeds.num_seeds) == ("GridWorld-treasure", 1024)
+    config, seeds = parse(["train", "--preset", "treasure", "--preset=acrobot"])
+    assert (config.env, seeds.num_seeds) == ("Acrobot-v1", 1)
     config, _ = parse(["train", "--env-params", "slip=0.25"])
     assert config.env_params.slip == 0.25
 
@@ -78,6 +80,8 @@ def test_flags_reach_the_configuration():
         (["train", "--env", "CartPole-v1", "--network", "cnn"], "network='cnn': must be for images"),
         (["train", "--env", "missing.txt"], "missing.txt"),
         (["train", "--env-params", "slp=1"], "did you mean 'slip'?"),
+        (["train", "--env-params", "max_steps_in_episode=2.5"], "env_params.max_steps_in_episode=2.5: must be like"),
+        (["train", "--env", "CartPole-v1", "--env-params", "gravity=nan"], "env_params.gravity=nan: must be like"),
         (["train", "--env-params", "slip=x"], "must be name=number"),
         (["train", "--env-params", "slip=2"], "slip=2.0: must be a number in [0, 1]"),
         (["train", "--activation", "gelu"], "activation='gelu': must be one of 'tanh', 'relu'"),

@@ -191,6 +191,10 @@ def test_environments_are_listed_with_their_spaces(capsys):
     assert re.search(r"^  CartPole-v1 +4 numbers +one of 2$", out, re.MULTILINE)
     assert re.search(r"^  Breakout-MinAtar +10 x 10 x 4 numbers +one of 3$", out, re.MULTILINE)
     assert re.search(r"^  Pendulum-v1 +3 numbers +1 number$", out, re.MULTILINE)
+    assert re.search(
+        r"^brax [\d.]+, pip install 'purejaxppo\[brax\]'\n  brax/ant +27 numbers +8 numbers$", out, re.MULTILINE
+    )
+    assert out.startswith("gymnax ")
 
 
 def test_a_configuration_is_described_and_not_trained(capsys, monkeypatch):

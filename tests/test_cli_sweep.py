@@ -82,6 +82,8 @@ def test_the_same_command_goes_on(swept, capsys):
         (["report"], "must hold at least one run or sweep"),
         (["report", "/nowhere"], "directory='/nowhere'"),
         (["report", "/nowhere", "--threshold", "nan"], "threshold=nan"),
+        (["report", "/nowhere", "--window", "2"], "window=2: must be 1 without a threshold"),
+        (["report", "/nowhere", "--overwrite"], "overwrite=True: needs --output"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):

@@ -76,8 +76,8 @@ def test_names_are_short_and_differ():
 
 
 def test_static_fields_are_named():
-    over = {"lr": [0.1], "num_envs": [4], "env_params.slip": [0.1], "env": ["CartPole-v1"]}
-    assert static_names(over) == ["num_envs", "env"]
+    over = {"lr": [0.1], "num_envs": [4], "env_params.slip": [0.1], "env": ["CartPole-v1"], "target_kl": [None, 0.1]}
+    assert static_names(over) == ["num_envs", "env", "target_kl"]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def test_a_file_of_ones_own(tmp_path):
         ('env = "CartPole"', "unknown env 'CartPole'; did you mean 'CartPole-v1'"),
         ("[env_params]\nslp = 0.1", "unknown env_params name 'slp'; did you mean 'slip'"),
         ("[env_params]\nslip = 2", "slip=2.0: must be a number in"),
+        ('[env_params]\nslip = "x"', "env_params.slip='x': must be like its present value, 0.0"),
         ("env_params = 3", "env_params=3: must be None, or parameters of GridWorld"),
         ("[env]", r"env\.type=None: must be one of 'GridWorld', 'RandomGridWorld'"),
         ('[env]\ntype = "os"', r"env\.type='os': must be one of"),

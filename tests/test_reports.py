@@ -15,7 +15,8 @@ from rich.console import Console
 
 from purejaxppo import Config, ConfigError, GridWorld, experiment
 from purejaxppo.experiment import Schedule, files, run
-from purejaxppo.experiment.reports import read_run, report, tables, to_json, to_markdown, write
+from purejaxppo.experiment.documents import tables, to_json, to_markdown, write
+from purejaxppo.experiment.reports import read_run, report
 from purejaxppo.experiment.statistics import probability_of_improvement, stratified_bootstrap
 from purejaxppo.experiment.sweeps import Trial, sweep
 from tests import probes
@@ -422,6 +423,7 @@ def test_a_run_that_cannot_be_reported_is_told(runs, tmp_path, breakage, said):
         (TRIALS, {"threshold": NAN}, "threshold=nan: must be None, or a finite number"),
         (TRIALS, {"threshold": "1"}, "threshold='1': must be None, or a finite number"),
         (TRIALS, {"threshold": 1, "window": 13}, "window=13: must be an integer from 1 to the number of updates, 12"),
+        (TRIALS, {"window": 2}, "window=2: must be 1 without a threshold"),
         (TRIALS, {"confidence": 95}, "confidence=95: must be"),
         (TRIALS, {"num_resamples": 0}, "num_resamples=0: must be"),
     ],

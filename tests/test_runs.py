@@ -460,10 +460,18 @@ def test_what_cannot_be_run_is_told_before_anything_is_written(config, key, said
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_evaluations", -1), ("evaluation_episodes", 0), ("checkpoint_seconds", -1.0), ("keep_checkpoints", 0)],
+    [
+        ("num_evaluations", -1),
+        ("evaluation_episodes", 0),
+        ("checkpoint_seconds", -1.0),
+        ("checkpoint_seconds", "60"),
+        ("checkpoint_seconds", float("inf")),
+        ("checkpoint_seconds", None),
+        ("keep_checkpoints", 0),
+    ],
 )
 def test_a_schedule_is_checked(field, value):
-    with pytest.raises(ConfigError, match=f"{field}={value}: must be"):
+    with pytest.raises(ConfigError, match=f"{field}={value!r}: must be"):
         Schedule(**{field: value})
 
 

@@ -25,13 +25,11 @@ def new_directory(path: Path, flag: str) -> Path:
     Raises:
         ConfigError: it cannot be made or written to, or already holds something: nothing is overwritten.
     """
-    try:
+    with files.written(f"{flag}={str(path)!r}"):
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise ConfigError(f"{flag}={str(path)!r}: must be a new or empty directory; nothing is overwritten")
         tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise ConfigError(f"{flag}={str(path)!r}: cannot be written to ({error.strerror})") from None
     return path
 
 
@@ -46,10 +44,8 @@ def place(run: Path, output: Path | None) -> Path:
     directory = run / files.PICTURES
     if directory.is_symlink():
         raise ConfigError(f"{directory}: must not be a symbolic link")
-    try:
+    with files.written(str(directory)):
         directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be written to ({error.strerror})") from None
     return directory
 
 

@@ -10,7 +10,9 @@ from tyro.conf import Positional
 
 from purejaxppo.cli import output
 from purejaxppo.cli.flags import flag, flags_type
-from purejaxppo.experiment import report, reports
+from purejaxppo.experiment import documents, report
+from purejaxppo.experiment.reports import Report
+from purejaxppo.fields import ConfigError
 
 PIPE_WIDTH = 160  # characters
 HELP = """Compare finished runs and sweeps: interquartile means with intervals, probability of improvement, every seed.
@@ -37,17 +39,19 @@ def flags(argv: list[str]) -> type:
 
 def main(flags: Any) -> None:
     """Print the tables, and write the files if that is wanted."""
+    if flags.overwrite and flags.output is None:
+        raise ConfigError("overwrite=True: needs --output")
     result = report(*flags.directories, threshold=flags.threshold, window=flags.window)
     console = show(result)
     if flags.output is not None:
-        paths = reports.write(result, flags.output, overwrite=flags.overwrite)
+        paths = documents.write(result, flags.output, overwrite=flags.overwrite)
         console.print(f"written            {', '.join(path.name for path in paths)} in {flags.output}")
 
 
-def show(result: reports.Report, *, silent: bool = False) -> Console:
+def show(result: Report, *, silent: bool = False) -> Console:
     """Print the tables; returns where to. What is not a terminal is taken to be wide."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = output.console(quiet=silent, width=width)
-    for table in reports.tables(result):
+    for table in documents.tables(result):
         console.print(table)
     return console

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Iterable
 from importlib import metadata
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,4 +63,5 @@ def write(entries: Iterable[Entry]) -> None:
     with FILE.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Entry._fields)
-        writer.writerows(sorted(entries, key=attrgetter("package", "env")))
+        # What needs no package of its own comes first.
+        writer.writerows(sorted(entries, key=lambda entry: ("/" in entry.env, entry.package, entry.env)))

@@ -64,7 +64,7 @@ def opened(
         "num_seeds": num_seeds,
         "key": key_to_json(key),
     }
-    with _written(path):
+    with files.written(f"directory={str(path)!r}"):
         _make(path)
         lock = contextlib.ExitStack()
         lock.enter_context(files.locked(path))
@@ -114,7 +114,7 @@ def add(journal: Journal, program: int, batch: int, arrays: Arrays, run_seconds:
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
         entry["sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
-        with _written(journal.directory):
+        with files.written(f"directory={str(journal.directory)!r}"):
             files.write(_path(journal.directory, program, batch), content.getvalue())
     journal.manifest["programs"][program]["batches"][str(batch)] = entry
     _write_manifest(journal)
@@ -211,18 +211,9 @@ def _make(path: Path) -> None:
     (path / BATCHES).mkdir(parents=True, exist_ok=True)
 
 
-@contextlib.contextmanager
-def _written(directory: Path) -> Iterator[None]:
-    """What goes wrong while writing, as one clear error."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"directory={str(directory)!r}: cannot be written to ({error.strerror or error})") from None
-
-
 def _write_manifest(journal: Journal) -> None:
     if journal.directory is not None:
-        with _written(journal.directory):
+        with files.written(f"directory={str(journal.directory)!r}"):
             files.write(journal.directory / MANIFEST, json.dumps(journal.manifest, indent=1))
 
 

@@ -41,6 +41,19 @@ def write(path: Path, content: str | bytes) -> None:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def written(what: str) -> Iterator[None]:
+    """What goes wrong while writing, as one clear error that begins with what is written.
+
+    Raises:
+        ConfigError: something could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot be written to ({error.strerror or error})") from None
+
+
 def sync(path: Path) -> None:
     """Bring a file, or the names in a directory, from the system's buffers to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
