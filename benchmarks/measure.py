@@ -21,6 +21,7 @@ from jax import Array
 
 from purejaxppo.config import Config
 from purejaxppo.costs import flops_per_step
+from purejaxppo.environments import name_of
 from purejaxppo.policies import uses_table
 from purejaxppo.ppo import TrainState, train
 
@@ -182,7 +183,7 @@ def result(case: Case, program: Program, seconds: list[float], peak_gflops: floa
     median = statistics.median(seconds)
     flops = flops_per_step(case.config)
     return {
-        "env": case.config.env if isinstance(case.config.env, str) else case.config.env.name,
+        "env": name_of(case.config.env),
         "num_envs": case.config.num_envs,
         "num_steps": case.config.num_steps,
         "num_epochs": case.config.num_epochs,

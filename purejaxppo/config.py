@@ -128,7 +128,7 @@ class Config(Settings):
             raise ConfigError.of("squash_actions", True, f"False: the actions of env={self.env!r} have no bounds")
         if self.normalize_obs and interface.num_observations(env) is not None:
             raise ConfigError.of("normalize_obs", True, f"False: the observations of env={self.env!r} are indices")
-        if self.reset_pool and not interface.can_restart(env, env.default_params):
+        if self.reset_pool and not interface.can_restart(env):
             raise ConfigError.of("reset_pool", self.reset_pool, f"0: env={self.env!r} has no step without a reset")
 
     def _check_network(self) -> None:
@@ -181,11 +181,13 @@ def check_config(config: Any) -> None:
     """
     if not isinstance(config, Config):
         raise ConfigError(f"config: must be a Config, not {type(config).__name__}")
-    for field in dataclasses.fields(config):
-        shape = np.shape(getattr(config, field.name)) if field.name != "env_params" else ()
-        if not field.metadata["static"] and shape != ():
-            allowed = f"must be a single number, not an array of shape {shape}; jax.vmap maps over many"
-            raise ConfigError(f"{field.name}: {allowed}")
+    traced = [f.name for f in dataclasses.fields(config) if not f.metadata["static"] and f.name != "env_params"]
+    for name in traced:
+        shape = np.shape(getattr(config, name))
+        if shape != ():
+            raise ConfigError(
+                f"{name}: must be a single number, not an array of shape {shape}; jax.vmap maps over many"
+            )
     if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
         why = "means over episodes are NaN where none ended; num_skipped counts gradients that are not finite"
         raise ConfigError(f"jax_debug_nans: must be off for training: {why}")

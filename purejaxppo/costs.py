@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from purejaxppo.acting import rollout
 from purejaxppo.config import Config
-from purejaxppo.environments import interface
+from purejaxppo.environments import interface, name_of
 from purejaxppo.policies import environment, evaluate_networks, network_input, uses_table
 from purejaxppo.ppo import init
 
@@ -21,7 +21,7 @@ def describe(config: Config) -> str:
     """
     env, env_params = environment(config)
     lines = [
-        f"environment        {config.env}",
+        f"environment        {name_of(config.env)}",
         f"updates            {config.num_updates:,} x {config.batch_size:,} steps "
         f"({config.num_envs:,} environments x {config.num_steps:,} steps)",
         f"gradient steps     {config.num_updates * config.num_epochs * config.num_minibatches:,} "
@@ -115,15 +115,14 @@ def _kernel_sizes(config: Config) -> tuple[int, int]:
 def network_rows(config: Config, num_samples: int) -> int:
     """On how many inputs the networks are evaluated for `num_samples` samples."""
     num_observations = interface.num_observations(environment(config)[0])
-    return num_observations if num_observations and uses_table(config, num_samples) else num_samples
+    return num_observations if num_observations is not None and uses_table(config, num_samples) else num_samples
 
 
 def _megabytes(config: Config) -> float:
     """The state, a rollout, and the batch with one shuffled minibatch and its activations."""
     state = jax.eval_shape(init, config, jax.random.key(0))
     _, transitions = jax.eval_shape(partial(rollout, config), state.agent, state.runners, state.key)
-    rows = interface.num_observations(environment(config)[0]) or 0
-    rows = rows if uses_table(config, config.minibatch_size) else config.minibatch_size
+    rows = network_rows(config, config.minibatch_size)
     activations = 4 * rows * sum(config.hidden_sizes) * 4  # two networks, forward and backward, 4 bytes
     return (_num_bytes(state) + 2 * _num_bytes(transitions) + activations) / 1e6
 

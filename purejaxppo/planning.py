@@ -172,18 +172,15 @@ def _expected_return(model: TabularModel, policy: Array, horizon: Array) -> Epis
     probability = policy[..., None] * model.probability
     goes_on = jnp.where(model.terminated, 0.0, probability)
 
-    def of_episode(gain: Array) -> Array:
-        """The expected sum of what each outcome gains, `[S, A, K]`, until the episode's end."""
-        per_step = jnp.sum(probability * gain, axis=(1, 2))
-
-        def one_step_more(_: Any, total: Array) -> Array:
-            return per_step + jnp.sum(goes_on * total[model.next_state], axis=(1, 2))
-
-        return jnp.sum(model.start * jax.lax.fori_loop(0, horizon, one_step_more, jnp.zeros_like(per_step)))
-
     succeeds = model.terminated & (model.reward > 0)
     gains = jnp.stack([model.reward, jnp.ones_like(model.reward), succeeds.astype(jnp.float32)])
-    return EpisodeReturn(*jax.vmap(of_episode)(gains))
+    per_step = jnp.sum(probability * gains, axis=(2, 3))  # [3, S]
+
+    def one_step_more(_: Any, total: Array) -> Array:
+        return per_step + jnp.sum(goes_on * total[:, model.next_state], axis=(2, 3))
+
+    total = jax.lax.fori_loop(0, horizon, one_step_more, jnp.zeros_like(per_step))
+    return EpisodeReturn(*jnp.sum(model.start * total, axis=1))
 
 
 @jax.jit

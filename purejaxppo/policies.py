@@ -22,7 +22,7 @@ CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's ca
 
 
 class Agent(NamedTuple):
-    """What decides and judges."""
+    """What the networks need to decide and to judge."""
 
     params: Any
     obs_moments: Any  # `Moments` of what the networks read, if that is normalised

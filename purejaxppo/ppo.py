@@ -45,7 +45,7 @@ class TrainState(NamedTuple):
 
     @property
     def agent(self) -> Agent:
-        """What decides and judges."""
+        """What the networks need of it."""
         return Agent(self.params, self.obs_moments)
 
 

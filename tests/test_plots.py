@@ -283,7 +283,7 @@ def test_only_a_gridworld_is_drawn_as_a_map():
 def test_draw_map_has_a_square_for_every_cell_and_its_letters():
     env = GridWorld("S.#M\n.Dm#\nS..D")
     axes = Figure().subplots()
-    plots.draw_map(env, axes)
+    plots.draw_walls(env, axes)
     middles = [(p.get_y() + p.get_height() / 2, p.get_x() + p.get_width() / 2) for p in axes.patches]
     np.testing.assert_allclose(middles, env.map.position)
     color = dict(zip(map(tuple, env.map.position), (p.get_facecolor() for p in axes.patches), strict=True))

@@ -11,7 +11,7 @@ from rich.console import Console
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.evaluation import Optimality, act, evaluate, optimality
-from purejaxppo.experiment.terminal import draw_map
+from purejaxppo.experiment.terminal import map_text
 from purejaxppo.policies import knows_optimum, policy_table
 from purejaxppo.ppo import TrainState
 
@@ -106,7 +106,7 @@ def _picture(config: Config, env: GridWorld, state: TrainState, width: int) -> A
     cells = jnp.arange(len(env.map.symbol))
     actions = jax.vmap(lambda state: act(config, state, cells))(state)
     votes = np.asarray(jnp.sum(jax.nn.one_hot(actions, env.num_actions), axis=0))
-    picture = draw_map(env, np.asarray(table.value.mean(axis=0)), votes.argmax(axis=1), width)
+    picture = map_text(env, np.asarray(table.value.mean(axis=0)), votes.argmax(axis=1), width)
     picture.append(
         "number: mean value over agents; arrow: the move that most agents prefer\n"
         "M lots of money, m money, D dragon, S start, grey: wall"

@@ -77,6 +77,11 @@ def _make(env_id: str) -> Any:
     return adapters.make(env_id) if "/" in env_id else gymnax.make(env_id)[0]
 
 
+def name_of(env: Any) -> str:
+    """The id of an environment, or the name of an environment object."""
+    return env if isinstance(env, str) else str(getattr(env, "name", type(env).__name__))
+
+
 def replaced_params(params: Any, changes: Mapping[str, Any]) -> Any:
     """An environment's parameters with some replaced by values of the same types, which it may not check itself.
 
@@ -118,7 +123,7 @@ def check_supported(env: Any, env_params: Any) -> None:
     except (TypeError, AttributeError, NotImplementedError) as error:
         allowed = "an id, the path of a map (*.txt), or a hashable environment with gymnax's interface"
         raise ConfigError(f"env={env!r}: must be {allowed} ({error!r})") from None
-    name = str(getattr(env, "name", type(env).__name__))
+    name = name_of(env)
     if not isinstance(action_space, spaces.Discrete | MultiDiscrete | spaces.Box):
         raise ConfigError(f"env={name!r}: must have Discrete, MultiDiscrete or Box actions, but has {action_space}")
     if not isinstance(obs_space, spaces.Discrete | spaces.Box | spaces.Dict | spaces.Tuple):

@@ -63,5 +63,9 @@ def write(entries: Iterable[Entry]) -> None:
     with FILE.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Entry._fields)
-        # What needs no package of its own comes first.
-        writer.writerows(sorted(entries, key=lambda entry: ("/" in entry.env, entry.package, entry.env)))
+        writer.writerows(map(tuple, sorted(entries, key=_place)))
+
+
+def _place(entry: Entry) -> tuple[bool, str, str]:
+    """By package; what needs no package of its own comes first."""
+    return "/" in entry.env, entry.package, entry.env

@@ -181,12 +181,12 @@ def _restart(env: Any, key: Array, state: Any, action: Array, params: Any, pool:
     return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
 
 
-def can_restart(env: Any, params: Any) -> bool:
+def can_restart(env: Any) -> bool:
     """Whether its episodes can begin anew from a pool: it tells truncation, and has a `step_env` that does not reset.
 
     A wrapper has none: `step_env` would be that of what it wraps.
     """
-    return isinstance(env, GymnaxEnvironment) and tells_truncation(env, params)
+    return isinstance(env, GymnaxEnvironment) and tells_truncation(env, env.default_params)
 
 
 def tells_truncation(env: Any, params: Any) -> bool:

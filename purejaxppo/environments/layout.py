@@ -26,6 +26,11 @@ class Layout(NamedTuple):
     is_open: np.ndarray  # [S, A] whether the move leads to another cell
     starts: np.ndarray  # [number of starts] cells where an episode begins
 
+    @property
+    def is_free(self) -> np.ndarray:
+        """`[S]`: whether an agent acts in the cell, rather than ending its episode there."""
+        return np.isin(self.symbol, [FLOOR, START])
+
 
 def names() -> list[str]:
     """Names of the maps that come with the package."""
@@ -101,7 +106,7 @@ def _check_grid(text: str) -> np.ndarray:
 def _check_ways(layout: Layout) -> None:
     """Every start must have a way to money; special cells end the episode, so ways lead over floor alone."""
     previous: list[list[int]] = [[] for _ in layout.symbol]
-    for cell in np.flatnonzero((layout.symbol == FLOOR) | (layout.symbol == START)).tolist():
+    for cell in np.flatnonzero(layout.is_free).tolist():
         for neighbour in layout.next_cell[cell]:
             previous[neighbour].append(cell)
     reaches = np.isin(layout.symbol, list(GOALS))

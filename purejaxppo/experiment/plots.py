@@ -70,10 +70,10 @@ def gridworld(config: Config, state: TrainState) -> Figure:
     Raises:
         ConfigError: the environment is not a `GridWorld`.
     """
-    env = _gridworld(config)
+    env = check_drawn_as_map(config)
     policy, value, solution = jax.tree.map(np.asarray, _learned_and_exact(config, state))
     best = solution.is_optimal / solution.is_optimal.sum(axis=1, keepdims=True)
-    is_free = np.isin(env.map.symbol, [layout.FLOOR, layout.START])
+    is_free = env.map.is_free
     shown = np.concatenate([value[is_free], solution.value[is_free]])
     scale = {"vmin": shown.min(), "vmax": shown.max(), "cmap": "viridis"}
     error = value - solution.value
@@ -185,7 +185,12 @@ def _surrogate(ratio: np.ndarray, advantage: float, clip_eps: float) -> np.ndarr
     return np.minimum(ratio * advantage, np.clip(ratio, 1 - clip_eps, 1 + clip_eps) * advantage)
 
 
-def _gridworld(config: Config) -> GridWorld:
+def check_drawn_as_map(config: Config) -> GridWorld:
+    """The environment, if it can be drawn as a map.
+
+    Raises:
+        ConfigError: it is not a `GridWorld`.
+    """
     env = make(config.env)
     if not isinstance(env, GridWorld):
         raise ConfigError.of("env", config.env, "a GridWorld, to be drawn as a map")
@@ -297,7 +302,7 @@ def tallness(env: GridWorld) -> float:
     return min(max(rows / columns, 0.4), 2.5)
 
 
-def draw_map(env: GridWorld, axes: Axes) -> None:
+def draw_walls(env: GridWorld, axes: Axes) -> None:
     """Walls, money, dragons and starts, one unit per cell, row 0 at the top."""
     rows, columns = env.map.shape
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
@@ -316,9 +321,9 @@ def draw_map(env: GridWorld, axes: Axes) -> None:
 
 def _draw_cells(env: GridWorld, axes: Axes, value: np.ndarray, figure: Figure, label: str, **scale: Any) -> None:
     """The map with a colour, and where there is room a number, in every cell that one acts in."""
-    draw_map(env, axes)
+    draw_walls(env, axes)
     grid = np.full(env.map.shape, np.nan)
-    is_free = np.isin(env.map.symbol, [layout.FLOOR, layout.START])
+    is_free = env.map.is_free
     grid[tuple(env.map.position[is_free].T)] = value[is_free]
     image = axes.imshow(grid, zorder=2, **scale)
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
@@ -333,10 +338,9 @@ def _draw_cells(env: GridWorld, axes: Axes, value: np.ndarray, figure: Figure, l
 
 def _draw_arrows(env: GridWorld, axes: Axes, policy: np.ndarray) -> None:
     """From the middle of every cell an arrow for each move, as long as the move is probable."""
-    is_free = np.isin(env.map.symbol, [layout.FLOOR, layout.START])
     for action, (down, right) in enumerate(layout.MOVES):
         probability = policy[:, action]
-        shown = is_free & (probability > 0.02)
+        shown = env.map.is_free & (probability > 0.02)
         row, column = env.map.position[shown].T
         length = 0.36 * probability[shown]
         at = column, row - (0.1 if max(env.map.shape) <= NUMBERED else 0)  # above the number

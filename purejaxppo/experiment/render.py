@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from matplotlib.figure import Figure
 from purejaxppo.acting import start
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, interface, layout, make
-from purejaxppo.experiment.plots import draw_map, tallness
+from purejaxppo.experiment.plots import MIDDLE, check_drawn_as_map, draw_walls, tallness
 from purejaxppo.fields import COUNT, ConfigError, check_key, check_static
-from purejaxppo.policies import environment, event_shape, policy
+from purejaxppo.policies import Agent, environment, event_shape, policy
 from purejaxppo.ppo import TrainState
 
 NEEDS_PYGAME = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
@@ -87,8 +88,7 @@ def crowd(config: Config, state: TrainState, key: Array, path: str | Path, *, nu
     Raises:
         ConfigError: the environment is not a `GridWorld`, or `num_agents` is not a positive integer.
     """
-    if not isinstance(make(config.env), GridWorld):
-        raise ConfigError.of("env", config.env, "a GridWorld, to be drawn as a map")
+    check_drawn_as_map(config)
     num_agents = check_static("num_agents", num_agents, COUNT)
     one = state.num_updates.ndim == 0
     states = jax.tree.map(lambda leaf: leaf[None], state) if one else state
@@ -101,11 +101,16 @@ def _play(config: Config, states: TrainState, key: Array, num_agents: int) -> tu
     Agent `i` follows the policy of state `i` modulo the number of states.
     """
     check_key(key)
+    return jax.tree.map(np.asarray, _first_steps(config, states.agent, key, num_agents, MOST_FRAMES))
+
+
+@partial(jax.jit, static_argnames=("num_agents", "num_steps"))
+def _first_steps(config: Config, agents: Agent, key: Array, num_agents: int, num_steps: int) -> Any:
     env, env_params = environment(config)
-    which = jnp.arange(num_agents) % len(states.num_updates)
+    which = jnp.arange(num_agents) % len(jax.tree.leaves(agents)[0])
 
     def act_and_step(index: Array, runner: Any, uniform: Array, key: Array) -> Any:
-        agent = jax.tree.map(lambda leaf: leaf[index], states.agent)
+        agent = jax.tree.map(lambda leaf: leaf[index], agents)
         rows = jax.tree.map(lambda leaf: leaf[None], (runner.obs, runner.memory))
         now, memory = policy(config, agent, num_rows=1)(*rows)
         action = now.action.to_env(now.action.sample(uniform[None]), interface.action_space(env))[0]
@@ -120,14 +125,15 @@ def _play(config: Config, states: TrainState, key: Array, num_agents: int) -> tu
         new, (next_obs, done) = jax.vmap(act_and_step)(which, runners, uniform, keys)
         return new, (runners.env_state, next_obs, done)
 
-    @jax.jit
-    def play(key: Array) -> Any:
-        key_start, key_steps = jax.random.split(key)
-        runners = jax.vmap(lambda key: start(config, key))(jax.random.split(key_start, num_agents))
-        return jax.lax.scan(step, runners, jax.random.split(key_steps, MOST_FRAMES))[1]
+    key_start, key_steps = jax.random.split(key)
+    runners = jax.vmap(partial(start, config))(jax.random.split(key_start, num_agents))
+    return jax.lax.scan(step, runners, jax.random.split(key_steps, num_steps))[1]
 
-    env_state, next_obs, done = jax.tree.map(np.asarray, play(key))
-    return env_state, next_obs, done
+
+def _num_steps(done: np.ndarray) -> int:
+    """The steps until every agent's first episode has ended, or all there are; `done` is `[steps, num_agents]`."""
+    has_ended = np.all(np.cumsum(done, axis=0) > 0, axis=1)
+    return int(np.argmax(has_ended)) + 1 if has_ended.any() else len(done)
 
 
 def _draw_agents(config: Config, states: TrainState, key: Array, num_agents: int, path: str | Path) -> None:
@@ -139,17 +145,17 @@ def _draw_agents(config: Config, states: TrainState, key: Array, num_agents: int
     cells = [env_state.cell[0]]
     for cell, ended in zip(next_cell, ended_before, strict=True):
         cells.append(np.where(ended, cells[-1], cell))
-    num_steps = int(np.argmax(np.all(np.cumsum(done, axis=0) > 0, axis=1))) + 1 if done.any(axis=0).all() else len(done)
+    num_steps = _num_steps(done)
     cells = cells[: num_steps + 1] + [cells[num_steps]] * PAUSE
 
     figure = Figure(figsize=(5, 0.6 + 5 * tallness(env)), layout="constrained", dpi=80)
     axes = figure.subplots()
-    draw_map(env, axes)
+    draw_walls(env, axes)
     # Agents in one cell stand apart, each always at the same place within its cell.
     spread = 0 if num_agents == 1 else 0.4
     offset = np.random.default_rng(0).uniform(-spread, spread, (num_agents, 2))
     size = 200 if num_agents == 1 else max(6, 3000 / num_agents)
-    dots = axes.scatter([], [], s=size, color="#2171b5", edgecolor="white", linewidth=0.3, zorder=5)
+    dots = axes.scatter([], [], s=size, color=MIDDLE, edgecolor="white", linewidth=0.3, zorder=5)
 
     def draw(frame: int) -> Any:
         row, column = (env.map.position[cells[frame]] + offset).T
@@ -174,7 +180,6 @@ def _draw_by_gymnax(config: Config, state: TrainState, key: Array, path: str | P
     from gymnax.visualize import Visualizer
 
     env_state, _, done = _play(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1)
-    num_steps = int(np.argmax(done[:, 0])) + 1 if done.any() else len(done)
-    frames = [jax.tree.map(lambda leaf, i=i: leaf[i, 0], env_state) for i in range(num_steps)]
+    frames = [jax.tree.map(lambda leaf, i=i: leaf[i, 0], env_state) for i in range(_num_steps(done))]
     env, env_params = environment(config)
     Visualizer(env, env_params, frames).animate(str(path))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purejaxppo import presets
+from purejaxppo.environments import name_of
 from purejaxppo.experiment import batches, files, logs, sweeps
 from purejaxppo.experiment.statistics import (
     Interval,
@@ -128,7 +129,7 @@ def _row(report: Report, trial: Trial, baseline: Trial) -> Row:
         improvement = _bootstrap(report, *compared, statistic=probability_of_improvement)
     return Row(
         name=trial.name,
-        environment=config.env if isinstance(config.env, str) else config.env.name,
+        environment=name_of(config.env),
         config=_table(trial),
         steps=int(steps[-1]),
         scores=scores,

@@ -1,17 +1,19 @@
 """Pictures for the terminal."""
 
+import itertools
+
 import numpy as np
 from rich.style import Style
 from rich.text import Text
 
 from purejaxppo.environments import GridWorld
-from purejaxppo.environments.layout import ACTIONS, DRAGON, FLOOR, LOTS_OF_MONEY, MONEY, START
+from purejaxppo.environments.layout import ACTIONS, DRAGON, LOTS_OF_MONEY, MONEY, START
 
 ARROWS = dict(zip(ACTIONS, "↑→↓←", strict=True))
 PRIZES = {
-    LOTS_OF_MONEY: (LOTS_OF_MONEY, "bold #000000 on #ffc800"),
-    MONEY: (MONEY, "#000000 on #d9a900"),
-    DRAGON: (DRAGON, "bold #ffffff on #b00020"),
+    LOTS_OF_MONEY: "bold #000000 on #ffc800",
+    MONEY: "#000000 on #d9a900",
+    DRAGON: "bold #ffffff on #b00020",
 }
 WALL = "#808080 on #808080"
 LOW, MIDDLE, HIGH = np.array([(68, 1, 84), (33, 145, 140), (180, 222, 44)])  # of the viridis colour map
@@ -19,7 +21,7 @@ LOW, MIDDLE, HIGH = np.array([(68, 1, 84), (33, 145, 140), (180, 222, 44)])  # o
 Cell = tuple[str, str, str | Style]  # two lines of text, and how they look
 
 
-def draw_map(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) -> Text:
+def map_text(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) -> Text:
     """The map with the value and the best move of every cell, as coloured text.
 
     Args:
@@ -29,7 +31,7 @@ def draw_map(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) 
         width: columns of the terminal; where the numbers do not fit, the arrows alone are drawn.
     """
     rows, columns = env.map.shape
-    is_free = np.isin(env.map.symbol, [FLOOR, START])
+    is_free = env.map.is_free
     low, high = value[is_free].min(), value[is_free].max()
     cells: dict[tuple[int, int], Cell] = {}
     for cell, (row, column) in enumerate(env.map.position.tolist()):
@@ -39,16 +41,14 @@ def draw_map(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) 
         cells[row, column] = (
             (arrow + (" " + START if symbol == START else ""), f"{value[cell]:.2f}", _shade(shade))
             if is_free[cell]
-            else (PRIZES[symbol][0], "", PRIZES[symbol][1])
+            else (symbol, "", PRIZES[symbol])
         )
     cell_width, lines = (6, (0, 1)) if 6 * columns <= width else (3, (0,))
-    picture = Text()
-    for row in range(rows):
-        for line in lines:
-            for column in range(columns):
-                *texts, look = cells.get((row, column), ("█" * cell_width, "█" * cell_width, WALL))
-                picture.append(str(texts[line]).center(cell_width), style=look)
-            picture.append("\n")
+    picture, wall = Text(), ("█" * cell_width, "█" * cell_width, WALL)
+    for row, line, column in itertools.product(range(rows), lines, range(columns)):
+        *texts, look = cells.get((row, column), wall)
+        picture.append(str(texts[line]).center(cell_width), style=look)
+        picture.append("\n" if column == columns - 1 else "")
     return picture
 
 
