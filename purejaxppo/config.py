@@ -181,13 +181,12 @@ def check_config(config: Any) -> None:
     """
     if not isinstance(config, Config):
         raise ConfigError(f"config: must be a Config, not {type(config).__name__}")
-    traced = [f.name for f in dataclasses.fields(config) if not f.metadata["static"] and f.name != "env_params"]
-    for name in traced:
+    numbers = [f.name for f in dataclasses.fields(config) if not f.metadata["static"] and f.name != "env_params"]
+    for name in numbers:
         shape = np.shape(getattr(config, name))
         if shape != ():
-            raise ConfigError(
-                f"{name}: must be a single number, not an array of shape {shape}; jax.vmap maps over many"
-            )
+            allowed = f"a single number, not an array of shape {shape}; jax.vmap maps over many"
+            raise ConfigError(f"{name}: must be {allowed}")
     if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
         why = "means over episodes are NaN where none ended; num_skipped counts gradients that are not finite"
         raise ConfigError(f"jax_debug_nans: must be off for training: {why}")

@@ -5,6 +5,7 @@ PPO's critic estimates, since a time limit does not end its sum. A *return* is n
 limit (the `horizon`): it is what the mean return of episodes estimates.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -169,18 +170,21 @@ def _policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Arr
 
 @jax.jit
 def _expected_return(model: TabularModel, policy: Array, horizon: Array) -> EpisodeReturn:
-    probability = policy[..., None] * model.probability
-    goes_on = jnp.where(model.terminated, 0.0, probability)
-
     succeeds = model.terminated & (model.reward > 0)
     gains = jnp.stack([model.reward, jnp.ones_like(model.reward), succeeds.astype(jnp.float32)])
-    per_step = jnp.sum(probability * gains, axis=(2, 3))  # [3, S]
+    return EpisodeReturn(*jax.vmap(partial(_sum_of_episode, model, policy, horizon))(gains))
+
+
+def _sum_of_episode(model: TabularModel, policy: Array, horizon: Array, gain: Array) -> Array:
+    """The expected sum of what each outcome gains, `[S, A, K]`, until the episode's end."""
+    probability = policy[..., None] * model.probability
+    goes_on = jnp.where(model.terminated, 0.0, probability)
+    per_step = jnp.sum(probability * gain, axis=(1, 2))
 
     def one_step_more(_: Any, total: Array) -> Array:
-        return per_step + jnp.sum(goes_on * total[:, model.next_state], axis=(2, 3))
+        return per_step + jnp.sum(goes_on * total[model.next_state], axis=(1, 2))
 
-    total = jax.lax.fori_loop(0, horizon, one_step_more, jnp.zeros_like(per_step))
-    return EpisodeReturn(*jnp.sum(model.start * total, axis=1))
+    return jnp.sum(model.start * jax.lax.fori_loop(0, horizon, one_step_more, jnp.zeros_like(per_step)))
 
 
 @jax.jit
