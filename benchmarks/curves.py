@@ -76,7 +76,7 @@ def main(flags: measure.TimingFlags) -> None:
     points = [(name, line.label, x, line.case(x)) for name, line in lines for x in line.points]
     if flags.quick:
         points = [(name, line.label, 1, quick_case()) for name, line in lines[::2]]
-    report = measure.run([case for *_, case in points], flags.repeats, flags.quick)
+    report = measure.run([case for *_, case in points], flags)
     for (curve, label, x, _), result in zip(points, report["cases"], strict=True):
         result.update(curve=curve, line=label, x=x)
     measure.write_json(flags.json, report)

@@ -5,7 +5,6 @@ import resource
 import statistics
 from typing import Any
 
-import jax
 import measure
 
 from purejaxppo import Config, GridWorld, GridWorldParams, planning
@@ -48,8 +47,6 @@ def solve(flags: Flags) -> list[dict[str, Any]]:
         model = open_map(side)
         policy = model.mask / model.mask.sum(axis=1, keepdims=True)
         programs = [measure.compile_program(f, lambda _, m=model, p=policy: (m, p)) for f in FUNCTIONS.values()]
-        for program in programs:
-            measure.call(program, jax.random.key(2))
         seconds = measure.interleave(programs, flags.repeats)
         for name, program, times in zip(FUNCTIONS, programs, seconds, strict=True):
             results.append(
@@ -86,8 +83,6 @@ def train(flags: Flags) -> list[dict[str, Any]]:
         )
         pair: list[Config] = [config, config.replace(exact_return=True)]
         programs = [measure.train_program(measure.Case(one, num_seeds)) for one in pair]
-        for program in programs:
-            measure.call(program, jax.random.key(2))
         without, with_it = measure.interleave(programs, flags.repeats)
         ratios = [b / a for a, b in zip(without, with_it, strict=True)]
         results.append(

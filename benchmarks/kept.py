@@ -1,4 +1,4 @@
-"""Whether a change kept the speed: run it before and after, a minute each.
+"""Whether a change kept the speed: run it before and after, two minutes each.
 
 Each case is compared with its plain form in the same run: no policy table, whole minibatches, and the gradient as JAX
 derives it. It is also compared with the committed results of `throughput.py`, both as steps per second over the
@@ -27,12 +27,10 @@ def main(flags: measure.TimingFlags) -> None:
     """Measure every case and its plain form, and print a table."""
     machine = measure.machine()
     cases = [make_case(flags.quick, *each) for each in (CASES[:1] if flags.quick else CASES)]
-    size = 128 if flags.quick else 2048
+    size = measure.matmul_size(flags)
     programs = [measure.matmul_program(size), *map(measure.train_program, cases)]
     with plain_form():
         programs += map(measure.train_program, cases)
-    for program in programs:
-        measure.call(program, jax.random.key(0))
     peak, *seconds = measure.interleave(programs, flags.repeats)
     gflops = measure.matmul_peak(peak, size)["gflops_median"]
     pairs = zip(cases, seconds[: len(cases)], seconds[len(cases) :], strict=True)

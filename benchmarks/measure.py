@@ -1,14 +1,10 @@
 """What the benchmarks share: flags, compiling, interleaved timing, FLOPs, the machine, output."""
 
 import dataclasses
-import datetime
-import importlib.metadata
 import json as json_format
 import os
 import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,12 +18,12 @@ from jax import Array
 from purejaxppo.config import Config
 from purejaxppo.costs import flops_per_step
 from purejaxppo.environments import name_of
+from purejaxppo.experiment.provenance import provenance
 from purejaxppo.policies import uses_table
 from purejaxppo.ppo import TrainState, train
 
 PRODUCTS = 4  # matrix products in one call of the peak
 QUICK: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}  # sizes of a smoke run
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +120,11 @@ def matmul_program(size: int) -> Program:
     return compile_program(lambda x, y: jax.lax.fori_loop(0, PRODUCTS, lambda _, x: x @ y, x), prepare)
 
 
+def matmul_size(flags: Flags) -> int:
+    """Rows and columns of the matrices whose product is the peak."""
+    return 128 if flags.quick else 2048
+
+
 def matmul_peak(seconds: Sequence[float], size: int) -> dict[str, Any]:
     """GFLOP/s of the matrix product, from the seconds of the calls of `matmul_program(size)`."""
     gflop = PRODUCTS * 2 * size**3 / 1e9
@@ -142,11 +143,11 @@ def call(program: Program, key: Array) -> tuple[float, Any]:
 def interleave(programs: Sequence[Program], repeats: int) -> list[list[float]]:
     """The seconds of `repeats` calls of each program, `[program][repeat]`, every call with a new key.
 
-    In each round every program has its turn, so that a slow spell of the machine hits them all alike. The programs
-    should be warm: called once before.
+    In each round every program has its turn, so that a slow spell of the machine hits them all alike. One more round,
+    the first, warms them up and does not count.
     """
-    keys = jax.random.split(jax.random.key(1), (repeats, len(programs)))
-    rounds = [[call(program, key)[0] for program, key in zip(programs, row, strict=True)] for row in keys]
+    keys = jax.random.split(jax.random.key(1), (repeats + 1, len(programs)))
+    _, *rounds = [[call(program, key)[0] for program, key in zip(programs, row, strict=True)] for row in keys]
     return [list(seconds) for seconds in zip(*rounds, strict=True)]
 
 
@@ -157,21 +158,19 @@ def count_steps(case: Case, state: TrainState) -> int:
     return steps
 
 
-def run(cases: Sequence[Case], repeats: int, quick: bool) -> dict[str, Any]:
+def run(cases: Sequence[Case], flags: TimingFlags) -> dict[str, Any]:
     """Compile and time the cases, interleaved with the matrix product, and print a table of them.
 
     Returns:
         The machine, the peak and the cases, ready for JSON.
     """
     record = machine()
-    size = 128 if quick else 2048
-    product, *programs = matmul_program(size), *map(train_program, cases)
-    call(product, jax.random.key(2))
+    programs = [*map(train_program, cases)]
     for case, program in zip(cases, programs, strict=True):
-        _, (state, _) = call(program, jax.random.key(2))  # the warm-up
+        _, (state, _) = call(program, jax.random.key(2))
         count_steps(case, state)
-    peak_seconds, *seconds = interleave([product, *programs], repeats)
-    peak = matmul_peak(peak_seconds, size)
+    peak_seconds, *seconds = interleave([matmul_program(matmul_size(flags)), *programs], flags.repeats)
+    peak = matmul_peak(peak_seconds, matmul_size(flags))
     results = [result(*row, peak["gflops_median"]) for row in zip(cases, programs, seconds, strict=True)]
     print_results(results)
     print(f"\npeak: {peak['gflops_median']:.1f} GFLOP/s (best {peak['gflops_best']:.1f}), a float32 matrix product")
@@ -234,17 +233,13 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on: hardware, versions, how busy the machine was before, date and command."""
+    """What the numbers depend on: hardware, versions, how busy the machine is now, date and command."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_average": os.getloadavg(),
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in PACKAGES},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        **provenance(),
     }
 
 
@@ -257,12 +252,12 @@ def _cpu_model() -> str:
 
 
 def write_rows(path: Path | None, rows: list[dict[str, Any]], same: Sequence[str]) -> None:
-    """Write rows, each with its machine, in place of those in the file that have the same names; the others stay.
+    """Write rows in place of those in the file that have the same names; the others stay.
 
     So rows that need different packages can be measured one after the other.
     """
     found = json_format.loads(path.read_text())["rows"] if path is not None and path.exists() else []
-    new = {tuple(str(row[name]) for name in same): row | {"machine": machine()} for row in rows}
+    new = {tuple(str(row[name]) for name in same): row for row in rows}
     old = {tuple(str(row[name]) for name in same): row for row in found}
     write_json(path, {"rows": [*(old | new).values()]})
 

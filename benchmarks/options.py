@@ -1,6 +1,7 @@
 """What options that are there for speed do to it, and to the return: bfloat16, a shared torso, a pool of resets."""
 
 import dataclasses
+import functools
 import statistics
 from typing import Any
 
@@ -40,7 +41,7 @@ class Flags(measure.TimingFlags):
 
 def main(flags: Flags) -> None:
     """Compare every case with its preset as it is."""
-    results = []
+    machine, results = measure.machine(), []
     for name, change in CASES[:1] if flags.quick else CASES:
         if flags.only and name not in flags.only:
             continue
@@ -49,7 +50,7 @@ def main(flags: Flags) -> None:
         except ConfigError as error:
             print(f"{name}: left out: {error}", flush=True)
             continue
-        results.append(compare(name, base, change, flags))
+        results.append(compare(name, base, change, flags) | {"machine": machine})
         print(" | ".join(cells(results[-1])), flush=True)
     measure.print_table(HEADER, [cells(result) for result in results])
     measure.write_rows(flags.json, results, ["preset", "change"])
@@ -62,8 +63,6 @@ def compare(name: str, base: Config, change: dict[str, Any], flags: Flags) -> di
     configs = [base, base.replace(**change)]
     few = [config.replace(total_timesteps=4 * config.batch_size) for config in configs]
     programs = [measure.train_program(measure.Case(config)) for config in few]
-    for program in programs:
-        measure.call(program, jax.random.key(0))
     without, seconds = measure.interleave(programs, flags.repeats)
     steps = min(base.total_timesteps, 64 if flags.quick else flags.steps)
     trained = [returns(config.replace(total_timesteps=steps), flags.num_seeds) for config in configs]
@@ -77,13 +76,15 @@ def compare(name: str, base: Config, change: dict[str, Any], flags: Flags) -> di
     }
 
 
+@functools.cache  # a preset that has several options is trained without them once
 def returns(config: Config, num_seeds: int) -> np.ndarray:
     """The greedy return of each agent after training."""
-    keys = jax.random.split(jax.random.key(0), num_seeds)
+    keys = jax.random.split(jax.random.key(0), (num_seeds, 2))
 
-    def one(key: Any) -> Any:
-        state, _ = train(config, key)
-        return evaluate(config, state, key).episode_return.mean()
+    def one(keys: Any) -> Any:
+        key_train, key_evaluate = keys
+        state, _ = train(config, key_train)
+        return evaluate(config, state, key_evaluate).episode_return.mean()
 
     return np.asarray(jax.jit(jax.vmap(one))(keys))
 

@@ -77,12 +77,12 @@ class Flags(measure.Flags):
 
 def main(flags: Flags) -> None:
     """Train everything, and print a table."""
-    results = []
+    machine, results = measure.machine(), []
     for row in ROWS:
         if flags.only and row.preset not in flags.only:
             continue
         try:
-            results.append(result(row, flags))
+            results.append(result(row, flags) | {"machine": machine})
         except ConfigError as error:
             print(f"{row.preset}: left out: {error}", flush=True)
             continue

@@ -66,8 +66,6 @@ def main(flags: measure.TimingFlags) -> None:
     rows = [(config, part) for config in configs for part in parts_of(config)]
     limits = limits_of_machine(flags.quick)
     programs = [*(limit.program for limit in limits), *(part.program for _, part in rows)]
-    for program in programs:
-        measure.call(program, jax.random.key(0))
     seconds = [statistics.median(times) for times in measure.interleave(programs, flags.repeats)]
     peak = Need(**{limit.name: max(limit.need) / time for limit, time in zip(limits, seconds, strict=False)})
     parts = [result(*row, time, peak) for row, time in zip(rows, seconds[len(limits) :], strict=True)]
@@ -243,21 +241,23 @@ def networks_program(config: Config) -> measure.Program:
         distribution, value = apply(params, x)
         return jnp.sum(distribution.log_probs**2) + jnp.sum(value**2)
 
-    def gradient(params: Any, x: Array) -> Any:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-
-        def add(total: Any, row: Array) -> tuple[Any, None]:
-            # The samples differ from piece to piece, so that none can be computed once for all.
-            return jax.tree.map(jnp.add, total, jax.grad(loss)(params, x + row)), None
-
-        return jax.lax.scan(add, zeros, jnp.arange(num_pieces, dtype=x.dtype), unroll=2)[0]
-
     def prepare(key: Array) -> tuple[Any, Array]:
         state = init(config, key)
         one = features(state.runners.obs)[:1]
         return state.params, jax.random.uniform(key, (piece, *one.shape[1:]))
 
-    return measure.compile_program(gradient, prepare)
+    return measure.compile_program(partial(_sum_of_gradients, loss, num_pieces), prepare)
+
+
+def _sum_of_gradients(loss: Callable[..., Array], num_pieces: int, params: Any, x: Array) -> Any:
+    """Those of the loss on so many pieces like `x`."""
+
+    def add(total: Any, row: Array) -> tuple[Any, None]:
+        # The samples differ from piece to piece, so that none can be computed once for all.
+        return jax.tree.map(jnp.add, total, jax.grad(loss)(params, x + row)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, jnp.arange(num_pieces, dtype=x.dtype), unroll=2)[0]
 
 
 def result(config: Config, part: Part, seconds: float, peak: Need) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,15 +181,17 @@ def python_of(name: str, environments: Path) -> Path:
     # The note is written last, so that an environment that was left half-made is made anew.
     if not installed.exists() or installed.read_text() != requirements.read_text():
         print(f"installing {name} into {folder}", flush=True)
-        for command in (
-            [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(requirements)],
-        ):
-            result = subprocess.run(command, capture_output=True, text=True)
-            if result.returncode:
-                raise Failed(f"cannot be installed: {last_line(result.stderr or result.stdout)}")
+        install([sys.executable, "-m", "venv", "--clear", str(folder)])
+        install([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", str(requirements)])
         installed.write_text(requirements.read_text())
     return python
+
+
+def install(command: list[str]) -> None:
+    """Run one step of installing a peer."""
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise Failed(f"cannot be installed: {last_line(result.stderr or result.stdout)}")
 
 
 def last_line(text: str) -> str:
@@ -281,13 +283,14 @@ def warm_compile(command: Sequence[str], timeout: float) -> float:
     return seconds
 
 
-@contextmanager
-def reported(result: dict[str, Any]) -> Iterator[None]:
-    """If a peer fails, write the reason into its result, so that the others can go on."""
-    try:
-        yield
-    except Failed as failed:
-        result["reason"] = str(failed)
+def attempt(rows: Sequence[dict[str, Any]], act: Callable[[dict[str, Any]], None]) -> None:
+    """Let one peer after the other act; one that fails gets the reason into its row, and is left out from then on."""
+    for row in rows:
+        try:
+            if "reason" not in row:
+                act(row)
+        except Failed as failed:
+            row["reason"] = str(failed)
 
 
 def run_case(name: str, flags: Flags) -> dict[str, Any]:
@@ -298,31 +301,29 @@ def run_case(name: str, flags: Flags) -> dict[str, Any]:
         task = dataclasses.replace(task, num_envs=4, num_steps=8, updates=2, num_seeds=task.num_seeds and 2)
     rows: list[dict[str, Any]] = [{"peer": peer} for peer in (OURS, *flags.peers) if peer in (OURS, *peers)]
 
-    def each() -> Iterator[dict[str, Any]]:
-        """One peer after the other, without those that have failed."""
-        return (row for row in rows if "reason" not in row)
-
     commands: dict[str, list[str]] = {}
     contestants: dict[str, Contestant] = {}
+
+    def begin(row: dict[str, Any], stack: ExitStack) -> None:
+        commands[row["peer"]] = command_of(row["peer"], task, flags)
+        contestants[row["peer"]], measured = start(commands[row["peer"]], flags.timeout, stack)
+        row.update(measured)
+
+    def train(row: dict[str, Any], seed: int) -> None:
+        answer = contestants[row["peer"]].ask(seed)
+        assert answer["steps"] == task.steps
+        row["seconds"].append(answer["seconds"])
+
+    def compile_again(row: dict[str, Any]) -> None:
+        compiles = row["compile_seconds"] is not None
+        row["warm_compile_seconds"] = warm_compile(commands[row["peer"]], flags.timeout) if compiles else None
+
     with ExitStack() as stack:
-        for row in each():
-            with reported(row):
-                commands[row["peer"]] = command_of(row["peer"], task, flags)
-                contestants[row["peer"]], measured = start(commands[row["peer"]], flags.timeout, stack)
-                row.update(measured)
+        attempt(rows, partial(begin, stack=stack))
         for seed in range(FIRST_SEED, FIRST_SEED + flags.repeats):
-            for row in each():
-                with reported(row):
-                    answer = contestants[row["peer"]].ask(seed)
-                    assert answer["steps"] == task.steps
-                    row["seconds"].append(answer["seconds"])
-        for row in each():
-            with reported(row):
-                row.update(contestants[row["peer"]].finish())
-    for row in each():
-        with reported(row):
-            compiles = row["compile_seconds"] is not None
-            row["warm_compile_seconds"] = warm_compile(commands[row["peer"]], flags.timeout) if compiles else None
+            attempt(rows, partial(train, seed=seed))
+        attempt(rows, lambda row: row.update(contestants[row["peer"]].finish()))
+    attempt(rows, compile_again)
     for row in rows:
         compare(row, rows[0])
     return {"case": name, "task": dataclasses.asdict(task), "steps": task.steps, "contestants": rows}

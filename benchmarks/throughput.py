@@ -26,7 +26,7 @@ class Flags(measure.TimingFlags):
 def main(flags: Flags) -> None:
     """Measure all cases, and compare the first two."""
     cases = CASES[:2] if flags.quick else CASES
-    report = measure.run([make_case(flags, *case) for case in cases], flags.repeats, flags.quick)
+    report = measure.run([make_case(flags, *case) for case in cases], flags)
     report["ratio"] = compare(*report["cases"][:2])
     measure.write_json(flags.json, report)
 

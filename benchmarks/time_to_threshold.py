@@ -82,19 +82,17 @@ def main(flags: Flags) -> None:
     task = Task(env="CartPole-v1", num_envs=flags.num_envs, updates=flags.updates, lr=flags.lr, curve=True)
     if flags.quick:
         task = dataclasses.replace(task, num_envs=4, num_steps=8, updates=2)
-    names = (side_by_side.OURS, *flags.peers)
+    names, machine = (side_by_side.OURS, *flags.peers), measure.machine()
     rows: list[dict[str, Any]] = [{"peer": name, "seconds": [], "steps": [], "trainings": []} for name in names]
     for number in range(flags.processes):
-        for row in rows:
-            if "reason" not in row:
-                with side_by_side.reported(row):
-                    run_process(row, task, range(number, flags.seeds, flags.processes), flags)
+        seeds = range(number, flags.seeds, flags.processes)
+        side_by_side.attempt(rows, partial(run_process, task=task, seeds=seeds, flags=flags))
     header = ["peer", "reached", "seconds", "min", "max", "steps", "min", "max", "all seeds s"]
     measure.print_table(header, [cells(row) for row in rows if "reason" not in row])
     side_by_side.print_reasons(rows)
     differences = side_by_side.print_differences(flags.peers)
     report = {"task": dataclasses.asdict(task), "threshold": THRESHOLD, "peers": rows, "differences": differences}
-    measure.write_json(flags.json, {"machine": measure.machine(), **report})
+    measure.write_json(flags.json, {"machine": machine, **report})
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def smoke(script, path):
     result = subprocess.run(command, cwd=ROOT, env=os.environ | FAST_COMPILING, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     report = json.loads(path.read_text())
-    assert report["machine"]["command"].startswith(f"python benchmarks/{script}.py --quick")
+    assert report["machine"]["command"].startswith(f"benchmarks/{script}.py --quick")
     return report, result.stdout
 
 
