@@ -10,6 +10,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import measure
