@@ -268,7 +268,7 @@ def test_a_manifest_that_is_none_is_told(directory, content):
     assert (directory / "sweep.json").read_bytes() == content
 
 
-@pytest.mark.parametrize(("lr", "said"), [(-1, "lr=-1: must be"), (None, "sweep.json: is broken")])
+@pytest.mark.parametrize(("lr", "said"), [(-1, "lr=-1: must be"), (None, "lr=None: must be")])
 def test_a_manifest_with_a_configuration_that_cannot_be_used_is_told(directory, lr, said):
     manifest = json.loads((directory / "sweep.json").read_text())
     manifest["trials"][0]["config"]["lr"] = lr

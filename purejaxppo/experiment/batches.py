@@ -11,13 +11,11 @@ import io
 import itertools
 import json
 import logging
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tomli_w
 from jax import Array
 
 from purejaxppo import presets
@@ -60,7 +58,7 @@ def opened(
         return
     path = Path(directory)
     sweep = {
-        "trials": [{"name": name, "config": table(config)} for name, config in trials],
+        "trials": [{"name": name, "config": presets.to_table(config)} for name, config in trials],
         "num_seeds": num_seeds,
         "key": key_to_json(key),
     }
@@ -128,11 +126,7 @@ def read(directory: str | Path) -> tuple[Journal, list[tuple[str, Config]], int]
     """
     path = Path(directory)
     manifest = _read_manifest(path)
-    try:
-        texts = [tomli_w.dumps(trial["config"]) for trial in manifest["trials"]]
-    except TypeError as error:  # what JSON knows and TOML does not
-        raise ConfigError(f"{path / MANIFEST}: is broken ({error})") from None
-    trials = [(trial["name"], presets.loads(text)) for trial, text in zip(manifest["trials"], texts, strict=True)]
+    trials = [(trial["name"], presets.from_table(trial["config"])) for trial in manifest["trials"]]
     return Journal(path, manifest), trials, manifest["num_seeds"]
 
 
@@ -157,15 +151,6 @@ def read_all(journal: Journal, program: int, num_rows: int, num_updates: int) ->
         raise ConfigError(f"{journal.directory}: is not finished; the same call of sweep goes on with it")
     numbers = range(-(-num_rows // size))
     return joined([_read_batch(journal, program, batch, num_updates) for batch in numbers])
-
-
-def table(config: Config) -> dict[str, Any]:
-    """A configuration as a table of plain values.
-
-    Raises:
-        ConfigError: its environment is an object that only a program can make.
-    """
-    return tomllib.loads(presets.dumps(config))
 
 
 def joined(parts: list[Arrays]) -> Arrays:

@@ -157,7 +157,7 @@ def _without_rounding_errors(*samples: np.ndarray) -> list[np.ndarray]:
 
 def _table(trial: Trial) -> dict[str, Any] | None:
     try:
-        return batches.table(trial.config)
+        return presets.to_table(trial.config)
     except ConfigError:
         return None
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,29 @@ def loads(text: str) -> Config:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"config: cannot be read as TOML ({error})") from None
-    return _config(_with_environment(values))
+    return from_table(values)
 
 
 def dumps(config: Config) -> str:
     """The configuration as TOML, from which `loads` and `preset` make an equal one.
+
+    Raises:
+        ConfigError: a field is an array, or the environment is an object that only a program can make.
+    """
+    return tomli_w.dumps(to_table(config), multiline_strings=True)
+
+
+def from_table(values: Mapping[str, Any]) -> Config:
+    """The configuration of a table, as `to_table` gives it.
+
+    Raises:
+        ConfigError: a field in it cannot be used.
+    """
+    return _config(_with_environment(dict(values)))
+
+
+def to_table(config: Config) -> dict[str, Any]:
+    """The configuration as a table of plain values, as TOML and JSON have them.
 
     Raises:
         ConfigError: a field is an array, or the environment is an object that only a program can make.
@@ -68,7 +87,7 @@ def dumps(config: Config) -> str:
     values["env"] = config.env if isinstance(config.env, str) else _environment_table(config.env)
     if config.env_params is not None:
         values["env_params"] = _params_table(config.env_params, environments.make(config.env).default_params)
-    return tomli_w.dumps(values, multiline_strings=True)
+    return values
 
 
 def read(name: str | Path) -> dict[str, Any]:
