@@ -43,7 +43,7 @@ ROWS = (
     Row("cliff", None),
     Row("maze", None),
     Row("cartpole", 475.0, Figure(500.0, ZOO, "0.1 M")),
-    Row("acrobot", -80.0, Figure(-73.5, ZOO, "1 M")),
+    Row("acrobot", -73.5, Figure(-73.5, ZOO, "1 M")),
     Row("mountain-car", -110.4, Figure(-110.4, ZOO, "1 M")),
     Row("mountain-car-continuous", 88.3, Figure(88.3, ZOO, "20 k")),
     Row("pendulum", -172.2, Figure(-172.2, ZOO, "0.1 M")),
