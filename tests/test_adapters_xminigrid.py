@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, evaluate, train
+from purejaxppo import Config, evaluate, train
 from purejaxppo.environments import interface, make
 
 xminigrid = pytest.importorskip("xminigrid")
@@ -17,16 +17,10 @@ from xminigrid.core.goals import AgentNearGoal  # noqa: E402
 
 from purejaxppo.environments.adapters import xminigrid as adapter  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("promoted_ranks")
 FORWARD, RIGHT, LEFT = 0, 1, 2
 EMPTY = "xminigrid/MiniGrid-Empty-5x5"  # from the top left, facing right, to the goal at the bottom right
 TO_GOAL = [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
-
-
-@pytest.fixture(autouse=True)
-def _allow_rank_promotion():
-    """The package promotes ranks."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def play(env, actions, params=None, key=0):
@@ -137,22 +131,6 @@ def test_features_are_one_hot_tiles_and_colours():
     np.testing.assert_array_equal(features[..., 13:].argmax(-1), obs[..., 1])
     assert env.observation_space().shape == obs.shape
     assert interface.action_mask(env, obs, env.default_params) is None
-
-
-def test_equal_by_value():
-    one, other = adapter.make("MiniGrid-Empty-5x5"), adapter.XMiniGridEnv("MiniGrid-Empty-5x5")
-    assert one is not other
-    assert one == other
-    assert hash(one) == hash(other)
-    assert one != adapter.make("MiniGrid-Empty-6x6")
-    assert make(EMPTY) == one
-
-
-def test_unknown_names():
-    with pytest.raises(
-        ConfigError, match="unknown xminigrid task 'MiniGrid-Empt-5x5'; did you mean 'MiniGrid-Empty-5x5'"
-    ):
-        Config(env="xminigrid/MiniGrid-Empt-5x5")
 
 
 FIRST_USED_IN_A_TRACE = f"""

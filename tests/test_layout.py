@@ -196,7 +196,7 @@ def test_shipped_maps_parse(name, shape):
 @settings(max_examples=300, deadline=None)
 @given(random_maps())
 def test_parse_agrees_with_loops(text):
-    cells, _, starts, shut_in = reference(text)
+    *_, shut_in = reference(text)
     has_floor = "." in text or "S" in text
     if has_floor and not shut_in:
         assert_agrees(maps.parse(text), text)
@@ -205,7 +205,6 @@ def test_parse_agrees_with_loops(text):
         maps.parse(text)
     line, column = map(int, re.search(r"line (\d+), column (\d+):", str(raised.value)).groups())
     assert (line - 1, column - 1) in (shut_in if has_floor else [(0, 0)])
-    assert len(starts) <= len(cells)
 
 
 def assert_agrees(parsed, text):

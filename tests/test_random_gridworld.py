@@ -279,11 +279,6 @@ def test_params_are_validated(field, value):
         RandomGridWorldParams(**{field: value})
 
 
-def test_unknown_param_suggests_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'wall_density'"):
-        RandomGridWorldParams(walls_density=0.1)
-
-
 def test_vmap_over_densities_equals_separate_calls():
     env, key, densities = RandomGridWorld(4, 5), jax.random.key(9), [0.0, 0.4, 1.0]
 
