@@ -24,6 +24,7 @@ from purejaxppo.networks import (
     orthogonal_kernels,
     product,
 )
+from tests.reference import gru
 
 NUM_DRAWS = 4000
 
@@ -355,20 +356,6 @@ def test_cnn_is_its_convolutions(activation, shared_torso):
         np.testing.assert_allclose(log_probs, scipy.special.log_softmax(logits), rtol=1e-4, atol=1e-5)
         expected = ends[-1] @ networks.value.kernel + networks.value.bias
         np.testing.assert_allclose(value, expected[0], rtol=1e-4, atol=1e-5)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def gru(x, memory, gates):
-    """Cho et al. (2014), with the reset gate behind the product, one gate after the other."""
-    (kernel_x, bias_x), (kernel_h, bias_h) = gates
-    of_x, of_h, b_x, b_h = (np.split(m, 3, axis=-1) for m in (kernel_x, kernel_h, bias_x, bias_h))
-    reset = sigmoid(x @ of_x[0] + b_x[0] + memory @ of_h[0] + b_h[0])
-    update = sigmoid(x @ of_x[1] + b_x[1] + memory @ of_h[1] + b_h[1])
-    candidate = np.tanh(x @ of_x[2] + b_x[2] + reset * (memory @ of_h[2] + b_h[2]))
-    return (1 - update) * candidate + update * memory
 
 
 @pytest.mark.parametrize("shared_torso", [False, True])

@@ -20,7 +20,8 @@ from purejaxppo import (
     train,
     update,
 )
-from tests import test_planning as reference
+from tests import reference
+from tests.small import leaves_of
 
 KEY = jax.random.key(4)
 MAP = "S..m\n.#D.\n...M\n###.\n.m#."  # two cells at the bottom are out of reach
@@ -112,7 +113,7 @@ def test_vmapped_over_seeds_equals_single_calls():
     states = jax.vmap(init, in_axes=(None, 0))(CONFIG, jax.random.split(KEY, 3))
     together = jax.vmap(lambda state: optimality(CONFIG, state, greedy=False))(states)
     for i in range(3):
-        alone = optimality(CONFIG, reference.leaves_of(states, i), greedy=False)
+        alone = optimality(CONFIG, leaves_of(states, i), greedy=False)
         np.testing.assert_allclose([leaf[i] for leaf in together], alone, rtol=1e-5, atol=1e-6)
     assert len(set(np.asarray(together.value_error).tolist())) == 3
 

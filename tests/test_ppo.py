@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ import scipy.stats
 from purejaxppo import Config, GridWorld, GridWorldParams, acting, gae, init, policies, ppo, train, update
 from purejaxppo.environments import RandomGridWorld
 from tests import probes
-from tests.small import quickly
+from tests.small import assert_trees_close, collect, quickly
 
 SMALL: dict[str, Any] = {
     "num_envs": 8,
@@ -33,15 +32,6 @@ KINDS = {
 KEY = jax.random.key(7)
 
 
-def assert_trees_close(actual, expected, **tolerance):
-    jax.tree.map(partial(np.testing.assert_allclose, **tolerance), as_numbers(actual), as_numbers(expected))
-
-
-def as_numbers(tree):
-    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def run(request):
     """A configuration, and its states before each of a few updates."""
@@ -55,11 +45,8 @@ def run(request):
 learn, rollout = jax.jit(ppo.learn), jax.jit(acting.rollout)
 
 
-@jax.jit
 def batch_of(config, state):
-    """The batch that `update` learns from."""
-    key_rollout = jax.random.split(state.key, 3)[0]
-    return ppo.collect(config, state, key_rollout)[-1]
+    return collect(config, state)[-1]
 
 
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
