@@ -69,6 +69,12 @@ def assert_trees_close(actual, expected, **tolerance):
     jax.tree.map(partial(np.testing.assert_allclose, **tolerance), as_numbers(actual), as_numbers(expected))
 
 
+def assert_trees_equal(actual, expected):
+    """Leaf by leaf, whatever holds them."""
+    for a, b in zip(*(jax.tree.leaves(as_numbers(tree)) for tree in (actual, expected)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def as_numbers(tree):
     """The tree with the data of its keys."""
     is_key = lambda leaf: jax.dtypes.issubdtype(jax.dtypes.result_type(leaf), jax.dtypes.prng_key)  # noqa: E731

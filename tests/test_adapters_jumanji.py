@@ -8,6 +8,7 @@ from gymnax.environments import spaces
 
 from purejaxppo import Config, ConfigError, train
 from purejaxppo.environments import MultiDiscrete, interface, make
+from tests.small import assert_trees_equal
 
 jumanji = pytest.importorskip("jumanji")
 
@@ -41,12 +42,6 @@ def available(env, key, obs, params):
     """A random action among those available."""
     mask, space = interface.action_mask(env, obs, params), interface.action_space(env)
     return space.sample(key) if mask is None else jax.random.categorical(key, jnp.log(mask), axis=-1)
-
-
-def assert_trees_equal(one, other):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        is_key = jnp.issubdtype(jnp.asarray(a).dtype, jax.dtypes.prng_key)
-        np.testing.assert_array_equal(*(map(jax.random.key_data, (a, b)) if is_key else (a, b)))
 
 
 def as_dict(value):

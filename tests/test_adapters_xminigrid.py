@@ -10,6 +10,7 @@ import pytest
 
 from purejaxppo import Config, evaluate, train
 from purejaxppo.environments import interface, make
+from tests.small import assert_trees_equal
 
 xminigrid = pytest.importorskip("xminigrid")
 
@@ -35,13 +36,6 @@ def play(env, actions, params=None, key=0):
 
     steps = jax.jit(lambda state: jax.lax.scan(step, state, (keys[:-1], jnp.array(actions)))[1])(state)
     return (obs, state), steps
-
-
-def assert_trees_equal(one, other):
-    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
-    for a, b in zip(leaves, others, strict=True):
-        is_key = jnp.issubdtype(jnp.asarray(a).dtype, jax.dtypes.prng_key)
-        np.testing.assert_array_equal(*(map(jax.random.key_data, (a, b)) if is_key else (a, b)))
 
 
 @pytest.mark.parametrize("task", ["MiniGrid-DoorKey-5x5", "MiniGrid-MemoryS8", "XLand-MiniGrid-R4-9x9"])
