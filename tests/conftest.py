@@ -30,6 +30,13 @@ def _forget_programs() -> Iterator[None]:
         jax.clear_caches()
 
 
+@pytest.fixture
+def promoted_ranks() -> Iterator[None]:
+    """As the packages of other suites do it."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _optimize_what_runs_long(request: pytest.FixtureRequest) -> Iterator[None]:
     """Most tests spend their time compiling, and little running; the slow ones are the other way round."""

@@ -1,7 +1,9 @@
-"""What flags ask for."""
+"""Flags of a small training, and what flags ask for."""
 
 from purejaxppo import cli
 from purejaxppo.cli.flags import Seeds, to_config, to_settings
+
+SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
 
 
 def parse(argv):

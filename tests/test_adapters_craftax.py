@@ -7,20 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, train
-from purejaxppo.environments import interface, make
+from purejaxppo import Config, train
+from purejaxppo.environments import interface
 
 craftax_env = pytest.importorskip("craftax.craftax_env")
 adapter = pytest.importorskip("purejaxppo.environments.adapters.craftax")
 
+pytestmark = pytest.mark.usefixtures("promoted_ranks")
 CLASSIC = "Craftax-Classic-Symbolic-v1"
 NUM_STEPS = 8
-
-
-@pytest.fixture(autouse=True)
-def _craftax_promotes_ranks():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @functools.cache
@@ -103,19 +98,6 @@ def test_every_parameter_reaches_the_game():
     rules = env._rules(adapter.CraftaxParams(max_steps_in_episode=1, day_length=2, mob_despawn_distance=3))
     assert (rules.max_timesteps, rules.day_length, rules.mob_despawn_distance) == (1, 2, 3)
     assert env._rules(env.default_params) == env.suite.default_params
-
-
-def test_equal_environments_share_a_program():
-    assert make(f"craftax/{CLASSIC}") == adapter.CraftaxEnv(CLASSIC)
-    assert hash(make(f"craftax/{CLASSIC}")) == hash(adapter.CraftaxEnv(CLASSIC))
-    assert adapter.CraftaxEnv(CLASSIC) != adapter.CraftaxEnv("Craftax-Symbolic-v1")
-    assert adapter.CraftaxEnv(CLASSIC).suite is adapter.CraftaxEnv(CLASSIC).suite
-
-
-def test_unknown_names_are_refused():
-    match = "unknown craftax environment 'Craftax-Symbolic'; did you mean 'Craftax-Symbolic-v1'"
-    with pytest.raises(ConfigError, match=match):
-        make("craftax/Craftax-Symbolic")
 
 
 @pytest.mark.slow

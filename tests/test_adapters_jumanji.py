@@ -8,22 +8,17 @@ from gymnax.environments import spaces
 
 from purejaxppo import Config, ConfigError, train
 from purejaxppo.environments import MultiDiscrete, interface, make
+from tests.small import assert_trees_equal
 
 jumanji = pytest.importorskip("jumanji")
 
 from purejaxppo.environments.adapters import jumanji as adapter  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("promoted_ranks")
 DOWNLOADS = ["Sokoban-v0"]  # left out: it downloads its data when it is made
 REFUSED = ["MultiCVRP-v0"]
 TASKS = sorted(jumanji.registered_environments() - set(DOWNLOADS + REFUSED))
 SNAKE = "jumanji/Snake-v1"
-
-
-@pytest.fixture(autouse=True)
-def _allow_rank_promotion():
-    """The package promotes ranks."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def play(env, num_steps, params=None, action=None, seed=0):
@@ -47,12 +42,6 @@ def available(env, key, obs, params):
     """A random action among those available."""
     mask, space = interface.action_mask(env, obs, params), interface.action_space(env)
     return space.sample(key) if mask is None else jax.random.categorical(key, jnp.log(mask), axis=-1)
-
-
-def assert_trees_equal(one, other):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        is_key = jnp.issubdtype(jnp.asarray(a).dtype, jax.dtypes.prng_key)
-        np.testing.assert_array_equal(*(map(jax.random.key_data, (a, b)) if is_key else (a, b)))
 
 
 def as_dict(value):
@@ -209,28 +198,9 @@ def test_features():
     np.testing.assert_array_equal(features.argmax(-1) - 1, obs["board"])
 
 
-def test_equal_by_value():
-    one, other = adapter.make("Snake-v1"), adapter.JumanjiEnv("Snake-v1")
-    assert one is not other
-    assert one == other
-    assert hash(one) == hash(other)
-    assert one != adapter.make("Maze-v0")
-    assert make(SNAKE) == one
-
-
-def test_unknown_and_unsupported_names():
-    with pytest.raises(ConfigError, match="unknown jumanji task 'Snake-v0'; did you mean 'Snake-v1'"):
-        Config(env="jumanji/Snake-v0")
+def test_unsupported_actions_are_refused():
     with pytest.raises(ConfigError, match="jumanji/MultiCVRP-v0"):
         Config(env="jumanji/MultiCVRP-v0")
-
-
-def test_first_made_while_a_program_is_traced():
-    adapter._made.cache_clear()
-    adapter._observation_space.cache_clear()
-    jax.eval_shape(lambda: adapter.make("Game2048-v1").action_space().n * jnp.ones(()))
-    env = adapter.make("Game2048-v1")
-    assert interface.reset(env, jax.random.key(0), env.default_params)[0]["board"].shape == (4, 4)
 
 
 @pytest.mark.slow

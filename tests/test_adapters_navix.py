@@ -7,20 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, evaluate, train
+from purejaxppo import Config, evaluate, train
 from purejaxppo.environments import interface, make
 
 navix = pytest.importorskip("navix")
 adapter = pytest.importorskip("purejaxppo.environments.adapters.navix")
 
+pytestmark = pytest.mark.usefixtures("promoted_ranks")
 EMPTY = "Navix-Empty-5x5-v0"
 TO_GOAL = (2, 2, 1, 2, 2)  # forward twice, turn right, forward twice: the shortest way
-
-
-@pytest.fixture(autouse=True)
-def _navix_promotes_ranks():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def played(name, actions, limit=None, seed=0):
@@ -112,28 +107,6 @@ def test_features_are_one_hot(name):
         for part, layer in zip(np.split(features, [11, 17], axis=-1), np.moveaxis(observation, -1, 0), strict=True):
             np.testing.assert_array_equal(part.sum(axis=-1), 1)
             np.testing.assert_array_equal(part.argmax(axis=-1), layer)
-
-
-def test_equal_environments_share_a_program():
-    assert make(f"navix/{EMPTY}") == adapter.NavixEnv(EMPTY)
-    assert hash(make(f"navix/{EMPTY}")) == hash(adapter.NavixEnv(EMPTY))
-    assert adapter.NavixEnv(EMPTY) != adapter.NavixEnv("Navix-Empty-8x8-v0")
-    assert adapter.NavixEnv(EMPTY).suite is adapter.NavixEnv(EMPTY).suite
-
-
-def test_what_a_trace_loads_is_good_for_the_next():
-    adapter._load.cache_clear()
-    env = adapter.make(EMPTY)
-    for _ in range(2):
-        # Another function each time: a trace that is remembered would not ask again.
-        jax.eval_shape(lambda key: interface.reset(env, key, env.default_params), jax.random.key(0))
-    leaves = jax.tree.leaves(vars(env.suite))
-    assert not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match=f"unknown navix environment 'Navix-Empty-5x5'; did you mean '{EMPTY}'"):
-        make("navix/Navix-Empty-5x5")
 
 
 @pytest.mark.slow

@@ -12,12 +12,7 @@ pgx = pytest.importorskip("pgx")
 
 from purejaxppo.environments.adapters import pgx as adapter  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def _allow_rank_promotion():
-    """The package promotes ranks."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("promoted_ranks")
 
 
 def play(env, num_steps, params=None, seed=0):
@@ -111,32 +106,10 @@ def test_mask_of_2048_and_features():
     assert {name: part.shape for name, part in space.spaces.items()} == jax.tree.map(jnp.shape, obs)
 
 
-def test_equal_by_value():
-    one, other = adapter.make("minatar-breakout"), adapter.PgxEnv("minatar-breakout")
-    assert one is not other
-    assert one == other
-    assert hash(one) == hash(other)
-    assert one != adapter.make("2048")
-    assert make("pgx/2048") == adapter.make("2048")
-
-
-def test_unknown_names():
-    with pytest.raises(ConfigError, match="unknown pgx game 'minatar-brekout'; did you mean 'minatar-breakout'"):
-        Config(env="pgx/minatar-brekout")
-
-
 @pytest.mark.parametrize("game", ["tic_tac_toe", "go_9x9", "sparrow_mahjong"])
 def test_games_of_several_players_are_refused(game):
     with pytest.raises(ConfigError, match=rf"pgx/{game}.*one player, but this one has [23]"):
         Config(env=f"pgx/{game}")
-
-
-def test_first_made_while_a_program_is_traced():
-    adapter._made.cache_clear()
-    adapter._shapes.cache_clear()
-    jax.eval_shape(lambda: adapter.make("2048").num_actions * jnp.ones(()))
-    env = adapter.make("2048")
-    assert interface.reset(env, jax.random.key(0), env.default_params)[0]["observation"].shape == (4, 4, 31)
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, evaluate, train
+from purejaxppo import Config, evaluate, train
 from purejaxppo.environments import interface, make
+from tests.small import assert_trees_equal
 
 xminigrid = pytest.importorskip("xminigrid")
 
@@ -17,16 +18,10 @@ from xminigrid.core.goals import AgentNearGoal  # noqa: E402
 
 from purejaxppo.environments.adapters import xminigrid as adapter  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("promoted_ranks")
 FORWARD, RIGHT, LEFT = 0, 1, 2
 EMPTY = "xminigrid/MiniGrid-Empty-5x5"  # from the top left, facing right, to the goal at the bottom right
 TO_GOAL = [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
-
-
-@pytest.fixture(autouse=True)
-def _allow_rank_promotion():
-    """The package promotes ranks."""
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def play(env, actions, params=None, key=0):
@@ -41,13 +36,6 @@ def play(env, actions, params=None, key=0):
 
     steps = jax.jit(lambda state: jax.lax.scan(step, state, (keys[:-1], jnp.array(actions)))[1])(state)
     return (obs, state), steps
-
-
-def assert_trees_equal(one, other):
-    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
-    for a, b in zip(leaves, others, strict=True):
-        is_key = jnp.issubdtype(jnp.asarray(a).dtype, jax.dtypes.prng_key)
-        np.testing.assert_array_equal(*(map(jax.random.key_data, (a, b)) if is_key else (a, b)))
 
 
 @pytest.mark.parametrize("task", ["MiniGrid-DoorKey-5x5", "MiniGrid-MemoryS8", "XLand-MiniGrid-R4-9x9"])
@@ -137,22 +125,6 @@ def test_features_are_one_hot_tiles_and_colours():
     np.testing.assert_array_equal(features[..., 13:].argmax(-1), obs[..., 1])
     assert env.observation_space().shape == obs.shape
     assert interface.action_mask(env, obs, env.default_params) is None
-
-
-def test_equal_by_value():
-    one, other = adapter.make("MiniGrid-Empty-5x5"), adapter.XMiniGridEnv("MiniGrid-Empty-5x5")
-    assert one is not other
-    assert one == other
-    assert hash(one) == hash(other)
-    assert one != adapter.make("MiniGrid-Empty-6x6")
-    assert make(EMPTY) == one
-
-
-def test_unknown_names():
-    with pytest.raises(
-        ConfigError, match="unknown xminigrid task 'MiniGrid-Empt-5x5'; did you mean 'MiniGrid-Empty-5x5'"
-    ):
-        Config(env="xminigrid/MiniGrid-Empt-5x5")
 
 
 FIRST_USED_IN_A_TRACE = f"""

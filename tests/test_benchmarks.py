@@ -4,21 +4,18 @@ import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from purejaxppo import Config, init
+from tests.small import FAST_COMPILING, ROOT
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as `python benchmarks/<script>.py` does
 measure = importlib.import_module("measure")
 
 SCRIPTS = ("throughput", "curves", "memory", "roofline", "kept", "returns", "options")
-# Smoke runs are all compiling: the compiler may do a poor job of it.
-FAST_COMPILING = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 
 
 @pytest.mark.parametrize("num_seeds", [None, 3])

@@ -16,6 +16,7 @@ from purejaxppo import Config, ConfigError, init
 from purejaxppo.environments import RandomGridWorld
 from purejaxppo.experiment import checkpoints, files
 from purejaxppo.experiment.loop import fingerprint
+from tests.small import names
 
 STATE = {
     "weights": jnp.arange(6.0).reshape(2, 3),
@@ -32,10 +33,6 @@ def like(state=STATE):
 def save(directory, num_updates=1, state=STATE, run="mine", score=0.0):
     checkpoints.save(directory, num_updates, state, run=run, score=score)
     return directory / str(num_updates)
-
-
-def names(directory):
-    return sorted(path.name for path in directory.iterdir())
 
 
 def every_file(directory):

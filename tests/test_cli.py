@@ -7,9 +7,7 @@ import jax
 import pytest
 
 from purejaxppo import GridWorld, GridWorldParams, cli
-from tests.flags import parse
-
-SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
+from tests.flags import SMALL, parse
 
 
 def test_train_prints_what_it_did(capsys):

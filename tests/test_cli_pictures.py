@@ -12,17 +12,13 @@ from PIL import Image
 from purejaxppo import cli, optimality, train
 from purejaxppo.cli import pictures
 from purejaxppo.experiment import plots, render
-from tests.flags import parse
+from tests.flags import SMALL, parse
+from tests.small import names
 
-SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
 SHORT = ["--env-params", "max_steps_in_episode=3"]  # few frames
 CARTPOLE = ["--env", "CartPole-v1", "--num-envs", "4", "--num-steps", "32", "--total-timesteps", "256"]
 ALWAYS = ["learning.png", "ratios.png", "surrogate.png"]
 ON_MAPS = ["crowd.gif", "learning.png", "map.png", "ratios.png", "surrogate.png", "walk.gif"]
-
-
-def names(directory):
-    return sorted(path.name for path in directory.iterdir())
 
 
 def check_images(directory):

@@ -15,10 +15,9 @@ from purejaxppo import cli
 from purejaxppo.cli import progress
 from purejaxppo.experiment import files, load, logs, runs
 from purejaxppo.experiment.loop import Progress
-from tests.flags import parse
-from tests.test_benchmarks import FAST_COMPILING
+from tests.flags import SMALL, parse
+from tests.small import FAST_COMPILING
 
-SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
 MANY = [*SMALL, "--num-seeds", "3"]
 QUICK = ["--num-evaluations", "0"]
 SHORT = ["--env-params", "max_steps_in_episode=3"]

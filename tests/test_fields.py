@@ -71,6 +71,8 @@ def refused(cls=Small, **values):
         (Config, "learning_rat", "lr"),
         (Config, "gama", "gamma"),
         (Small, "sise", "size"),
+        (GridWorldParams, "mony", "money"),
+        (RandomGridWorldParams, "walls_density", "wall_density"),
     ],
 )
 def test_unknown_names_suggest_the_nearest(cls, name, suggestion):
@@ -86,7 +88,7 @@ def test_unknown_name_lists_all_where_none_is_near():
     assert str(unknown_name("thing", "alpah", ["alpha", "b"])) == "unknown thing 'alpah'; did you mean 'alpha'?"
 
 
-@pytest.mark.parametrize("cls", [Config, Small])
+@pytest.mark.parametrize("cls", [Config, Small, GridWorldParams, RandomGridWorldParams])
 def test_positional_arguments_are_refused(cls):
     with pytest.raises(ConfigError, match=f"{cls.__name__} takes keyword arguments only, got 'GridWorld-treasure'"):
         cls("GridWorld-treasure")
@@ -443,16 +445,6 @@ def test_hidden_sizes(value):
     assert refused(Config, hidden_sizes=value) == "a sequence of integers >= 1"
     assert Config(hidden_sizes=()).hidden_sizes == ()
     assert Config(hidden_sizes=[8, 4]).hidden_sizes == (8, 4)
-
-
-def test_config_refuses_unknown_environments():
-    with pytest.raises(ConfigError, match="unknown env 'GridWorld-treasur'; did you mean 'GridWorld-treasure'"):
-        Config(env="GridWorld-treasur")
-    for env in (None, 1, ["GridWorld-treasure"]):
-        with pytest.raises(ConfigError, match=re.escape(f"env={env!r}: must be an id, the path of a map")):
-            Config(env=env)
-    with pytest.raises(ConfigError, match="env_params"):
-        Config(env="GridWorld-treasure", env_params=RandomGridWorldParams())
 
 
 def test_sizes():

@@ -8,10 +8,7 @@ import pytest
 
 from purejaxppo import ConfigError
 from purejaxppo.experiment import files
-
-
-def names(directory):
-    return sorted(path.name for path in directory.iterdir())
+from tests.small import names
 
 
 def test_a_write_replaces(tmp_path):

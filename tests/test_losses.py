@@ -225,13 +225,7 @@ def test_standardize(shift, scale):
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, 0.1, 3.3, -123.456, 1e6])
-def test_standardize_is_finite_on_a_constant(constant):
-    for size in SIZES:
-        assert np.all(np.isfinite(standardize(jnp.full(size, constant, jnp.float32))))
-
-
-@pytest.mark.parametrize("constant", [0.0, 1.0, 0.1, 3.3, -123.456])
-def test_standardize_of_a_constant_has_mean_0(constant):
+def test_standardize_of_a_constant_is_0(constant):
     for size in SIZES:
         np.testing.assert_allclose(standardize(jnp.full(size, constant, jnp.float32)), np.zeros(size), atol=1e-3)
 

@@ -1,7 +1,5 @@
 """Observations of several parts, and actions of several choices."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,14 +8,13 @@ import pytest
 from gymnax.environments import spaces
 from gymnax.environments.environment import EnvParams
 
-from purejaxppo import Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, ppo, train, update
+from purejaxppo import Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, train, update
 from purejaxppo.environments import MultiDiscrete, interface
 from tests import probes
-from tests.small import assert_trains, quickly
+from tests.small import assert_trains, collect, quickly
 
 KEY = jax.random.key(6)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 2, "num_epochs": 1, "num_minibatches": 2}
-collect = partial(quickly, lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
 
 
 class Nested(probes.Probe):

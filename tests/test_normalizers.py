@@ -10,10 +10,10 @@ import pytest
 from purejaxppo import Config, act, evaluate, init, ppo, train, update
 from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, normalize, scale_rewards
 from tests import probes
-from tests.small import QUICK_COMPILE, quickly
+from tests.small import assert_trees_close, collect, quickly
 
 KEY = jax.random.key(11)
-add_all, scale, loss = jax.jit(add), jax.jit(scale_rewards), jax.jit(ppo._loss)
+add_all, scale, loss = (partial(quickly, function) for function in (add, scale_rewards, ppo._loss))
 
 
 @pytest.mark.parametrize("offset", [0.0, -3.0, 1e4])
@@ -126,7 +126,6 @@ CONFIG = Config(
     normalize_obs=True,
     normalize_reward=True,
 )
-collect = jax.jit(lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +218,8 @@ def test_under_vmap_over_seeds_and_gammas():
     variances = together[0].reward_scale.moments.variance
     assert len(np.unique(variances)) == 4
     assert len(np.unique(together[0].obs_moments.mean[..., 1])) >= 2
-    alone = jax.jit(train, compiler_options=QUICK_COMPILE if jax.default_backend() == "cpu" else None)
     for i, j in np.ndindex(2, 2):
-        state, metrics = alone(CONFIG.replace(gamma=float(gammas[i])), keys[j])
+        state, metrics = quickly(train, CONFIG.replace(gamma=float(gammas[i])), keys[j])
         one = jax.tree.map(lambda leaf: leaf[i, j], (together[0].obs_moments, together[0].reward_scale, together[1]))  # noqa: B023
         expected = state.obs_moments, state.reward_scale, metrics
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-4), one, expected)
+        assert_trees_close(one, expected, rtol=2e-3, atol=1e-4)

@@ -16,104 +16,23 @@ from scipy.sparse.linalg import spsolve
 
 from purejaxppo import ConfigError, GridWorld, GridWorldParams, planning
 from purejaxppo.environments import TabularModel, tabulate
+from tests.reference import (
+    available,
+    best_actions,
+    best_return,
+    best_solved,
+    in_numpy,
+    outcomes,
+    played,
+    solved,
+    visited,
+)
+from tests.small import assert_trees_close, leaves_of
 
 S, A, K = 7, 3, 2
 GAMMA = 0.9
 SEEDS = range(8)
 HORIZONS = [1, 3, 50]
-
-
-def in_numpy(model):
-    """The same numbers in double precision."""
-    arrays = {name: np.asarray(leaf) for name, leaf in model._asdict().items()}
-    return SimpleNamespace(**{name: x.astype(np.float64) if x.dtype == np.float32 else x for name, x in arrays.items()})
-
-
-def outcomes(model):
-    """Every `(state, action, probability, reward, next state or None)`; None where the episode is over."""
-    num_states, num_actions, num_outcomes = model.next_state.shape
-    for s, a, k in itertools.product(range(num_states), range(num_actions), range(num_outcomes)):
-        after = None if model.terminated[s, a, k] else int(model.next_state[s, a, k])
-        yield s, a, model.probability[s, a, k], model.reward[s, a, k], after
-
-
-def backed_up(model, value, gamma):
-    """`Q`, one step before `value`."""
-    q = np.zeros(model.mask.shape)
-    for s, a, p, r, after in outcomes(model):
-        q[s, a] += p * (r + (0 if after is None else gamma * value[after]))
-    return q
-
-
-def available(model, q):
-    return np.where(model.mask, q, -np.inf)
-
-
-def solved(model, policy, gamma):
-    """`V^pi` by a factorisation."""
-    num_states = len(model.start)
-    matrix, reward = np.eye(num_states), np.zeros(num_states)
-    for s, a, p, r, after in outcomes(model):
-        reward[s] += policy[s, a] * p * r
-        if after is not None:
-            matrix[s, after] -= gamma * policy[s, a] * p
-    return np.linalg.solve(matrix, reward)
-
-
-def best_solved(model, gamma):
-    """`V*` and `Q*` by policy iteration."""
-    rows = np.arange(len(model.start))
-    action = model.mask.argmax(axis=1)
-    while True:
-        value = solved(model, np.eye(model.mask.shape[1])[action], gamma)
-        q = backed_up(model, value, gamma)
-        better = available(model, q).max(axis=1) > q[rows, action] + 1e-10
-        if not better.any():
-            return value, q
-        action = np.where(better, available(model, q).argmax(axis=1), action)
-
-
-def best_actions(model, q, tied=1e-8):
-    return model.mask & (q >= available(model, q).max(axis=1, keepdims=True) - tied)
-
-
-def played(model, policies):
-    """Return, length and success of an episode with one policy for each step, following where the agent may be."""
-    place = model.start.astype(np.float64)
-    total = length = success = 0.0
-    for policy in policies:
-        length += place.sum()
-        new = np.zeros_like(place)
-        for s, a, p, r, after in outcomes(model):
-            mass = place[s] * policy[s, a] * p
-            total += mass * r
-            if after is not None:
-                new[after] += mass
-            elif r > 0:
-                success += mass
-        place = new
-    return total, length, success
-
-
-def best_return(model, horizon):
-    """By backward induction."""
-    value = np.zeros(len(model.start))
-    for _ in range(horizon):
-        value = available(model, backed_up(model, value, 1.0)).max(axis=1)
-    return model.start @ value
-
-
-def visited(model):
-    """The states to act in, breadth first."""
-    seen = set(np.flatnonzero(model.start > 0).tolist())
-    queue = deque(seen)
-    while queue:
-        here = queue.popleft()
-        for s, a, p, _, after in outcomes(model):
-            if s == here and model.mask[s, a] and p > 0 and after is not None and after not in seen:
-                seen.add(after)
-                queue.append(after)
-    return np.isin(np.arange(len(model.start)), list(seen))
 
 
 @functools.cache
@@ -165,14 +84,6 @@ def tiny(next_state, reward, terminated, probability=None, start=None, mask=None
         mask=jnp.ones(next_state.shape[:2], bool) if mask is None else jnp.asarray(mask, bool),
         obs=jnp.arange(num_states),
     )
-
-
-def leaves_of(tree, i):
-    return jax.tree.map(lambda leaf: leaf[i], tree)
-
-
-def assert_trees_close(got, expected, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, acting, gae, init, policies, ppo, train, update
+from purejaxppo import Config, GridWorld, GridWorldParams, acting, gae, init, policies, ppo, train, update
 from purejaxppo.environments import RandomGridWorld
 from tests import probes
-from tests.small import quickly
+from tests.small import assert_trees_close, collect, quickly
 
 SMALL: dict[str, Any] = {
     "num_envs": 8,
@@ -33,15 +32,6 @@ KINDS = {
 KEY = jax.random.key(7)
 
 
-def assert_trees_close(actual, expected, **tolerance):
-    jax.tree.map(partial(np.testing.assert_allclose, **tolerance), as_numbers(actual), as_numbers(expected))
-
-
-def as_numbers(tree):
-    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def run(request):
     """A configuration, and its states before each of a few updates."""
@@ -55,11 +45,8 @@ def run(request):
 learn, rollout = jax.jit(ppo.learn), jax.jit(acting.rollout)
 
 
-@jax.jit
 def batch_of(config, state):
-    """The batch that `update` learns from."""
-    key_rollout = jax.random.split(state.key, 3)[0]
-    return ppo.collect(config, state, key_rollout)[-1]
+    return collect(config, state)[-1]
 
 
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
@@ -191,11 +178,9 @@ def test_train_is_init_and_updates(kind):
     for _ in range(config.num_updates):
         by_hand, row = update(config, by_hand)
         rows.append(row)
-    chunk = jax.jit(lambda state: jax.lax.scan(lambda state, _: update(config, state), state, length=2))
-    in_chunks = chunk(chunk(init(config, KEY))[0])[0]
     assert state.num_updates == by_hand.num_updates == config.num_updates
     assert_trees_close(by_hand, state, rtol=2e-4, atol=1e-5)
-    assert_trees_close(in_chunks, state, rtol=2e-4, atol=1e-5)
+    assert "num_stopped" not in metrics  # without a `target_kl`
     for name, values in metrics.items():
         assert values.shape == (config.num_updates,)
         np.testing.assert_allclose(values, [row[name] for row in rows], rtol=2e-3, atol=1e-5)
@@ -203,7 +188,7 @@ def test_train_is_init_and_updates(kind):
 
 @pytest.mark.parametrize("kind", ["table", "per sample"])
 def test_seeds_under_vmap_equal_single_runs(kind):
-    config = KINDS[kind].replace(total_timesteps=8 * 16 * 2)
+    config = KINDS[kind]
     keys = jax.random.split(KEY, 3)
     together = jax.vmap(train, in_axes=(None, 0))(config, keys)
     for i, key in enumerate(keys):
@@ -376,16 +361,6 @@ def test_each_update_begins_anew_after_stopping():
     np.testing.assert_array_equal(metrics["num_stopped"], np.full(4, 15))  # the ratio is 1 at the first step
 
 
-def test_a_huge_target_stops_nothing():
-    config = KINDS["table"]
-    state, metrics = quickly(train, config, KEY)
-    assert "num_stopped" not in metrics
-    same_state, same_metrics = quickly(train, config.replace(target_kl=1e9), KEY)
-    np.testing.assert_array_equal(same_metrics.pop("num_stopped"), np.zeros(4))
-    # Another program, which may round otherwise.
-    assert_trees_close((same_state, same_metrics), (state, metrics), rtol=1e-4, atol=1e-6)
-
-
 class Numbered(probes.RandomEnds):
     """Every episode observes its own random number."""
 
@@ -420,11 +395,12 @@ def test_a_pool_gives_every_new_episode_one_of_its_beginnings():
     assert not used[0] & used[1]
 
 
+@pytest.mark.slow
 def test_a_pool_is_as_good_as_resets():
     settings = {"num_envs": 32, "num_steps": 32, "total_timesteps": 32 * 32 * 60, "lr": 5e-3, "hidden_sizes": (32,)}
     config = Config(env="CartPole-v1", **settings)
     for pool in (0, 16):
-        metrics = quickly(train, config.replace(reset_pool=pool), KEY)[1]
+        metrics = train(config.replace(reset_pool=pool), KEY)[1]
         assert np.mean(metrics["episode_return"][:2]) < 40
         assert np.nanmean(metrics["episode_return"][-5:]) > 120
 
@@ -482,9 +458,3 @@ def test_no_key_is_used_twice():
     with jax.debug_key_reuse(True):
         state = jax.jit(ppo.init.__wrapped__)(config, KEY)
         jax.jit(ppo.update.__wrapped__)(config, state)
-
-
-@pytest.mark.parametrize("key", [0, jax.random.PRNGKey(0), jax.random.split(KEY, 2)], ids=["int", "legacy", "array"])
-def test_a_wrong_key_is_refused(key):
-    with pytest.raises(ConfigError, match="key: must be a"):
-        train(KINDS["table"], key)

@@ -13,6 +13,7 @@ from scipy import stats
 from purejaxppo import ConfigError
 from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams
 from purejaxppo.environments.random_gridworld import RandomGridWorldState
+from tests.small import random_walk
 
 STEPS = [(-1, 0), (0, 1), (1, 0), (0, -1)]  # up, right, down, left
 MANY = 200_000
@@ -151,22 +152,6 @@ def test_shut_in_agent_is_offered_every_move():
     assert env.action_mask(env.observe(None, state, None, FULL), FULL).all()
 
 
-@functools.partial(jax.jit, static_argnames=("env", "num_envs", "num_steps"))
-def random_walk(env, params, key, num_envs, num_steps):
-    """First observations `[N]`, actions and results of random steps `[T, N]`."""
-    key_reset, key_action, key_step = jax.random.split(key, 3)
-    first, state = jax.vmap(env.reset, (0, None))(jax.random.split(key_reset, num_envs), params)
-    actions = jax.random.randint(key_action, (num_steps, num_envs), 0, env.num_actions)
-
-    def step(state, inputs):
-        key, action = inputs
-        obs, state, *result = env.step(key, state, action, params)
-        return state, (obs, state.time, *result)
-
-    keys = jax.random.split(key_step, (num_steps, num_envs))
-    return first, actions, jax.lax.scan(jax.vmap(step), state, (keys, actions))[1]
-
-
 @pytest.mark.parametrize(("shape", "limit"), [((4, 4), 12), ((1, 6), 4)])
 def test_step_agrees_with_simulator(shape, limit):
     params = RandomGridWorldParams(
@@ -174,7 +159,7 @@ def test_step_agrees_with_simulator(shape, limit):
     )
     num_envs, num_steps = 8, 250
     walk = random_walk(RandomGridWorld(*shape), params, jax.random.key(8), num_envs, num_steps)
-    first, actions, (obs, time, reward, terminated, truncated, info) = jax.device_get(walk)
+    first, actions, (obs, state, reward, terminated, truncated, info) = jax.device_get(walk)
     seen = dict.fromkeys(["bump", "edge", "goal", "dragon", "limit"], 0)
     for n in range(num_envs):
         before, steps = first[n], 0
@@ -200,7 +185,7 @@ def test_step_agrees_with_simulator(shape, limit):
                 steps = 0
             else:
                 np.testing.assert_array_equal(obs[t, n], after)
-            assert time[t, n] == steps
+            assert state.time[t, n] == steps
             before = obs[t, n]
     assert min(seen.values()) > (0 if shape[0] == 1 else 20), seen
 
@@ -277,11 +262,6 @@ def test_bad_sizes_are_refused(size, field):
 def test_params_are_validated(field, value):
     with pytest.raises(ConfigError, match=f"{field}="):
         RandomGridWorldParams(**{field: value})
-
-
-def test_unknown_param_suggests_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'wall_density'"):
-        RandomGridWorldParams(walls_density=0.1)
 
 
 def test_vmap_over_densities_equals_separate_calls():

@@ -24,8 +24,8 @@ from purejaxppo import (
 )
 from purejaxppo.networks import RecurrentActorCritic
 from tests import probes
-from tests.small import QUICK_COMPILE, quickly
-from tests.test_networks import gru
+from tests.reference import gru
+from tests.small import assert_trees_close, collect, quickly
 
 KEY = jax.random.key(5)
 CONFIG = Config(
@@ -39,9 +39,7 @@ CONFIG = Config(
     hidden_sizes=(6,),
     lr=1e-2,
 )
-options = {"compiler_options": QUICK_COMPILE if jax.default_backend() == "cpu" else None}
-collect = jax.jit(lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]), **options)
-values, learn_once = jax.jit(acting.values, **options), jax.jit(update, **options)
+values, learn_once, loss = (partial(quickly, function) for function in (acting.values, update, ppo._loss))
 
 
 def randomized(state, seed=0):
@@ -54,7 +52,7 @@ def randomized(state, seed=0):
 
 @pytest.fixture(scope="module")
 def initial():
-    return randomized(jax.jit(ppo.init.__wrapped__)(CONFIG, KEY))
+    return randomized(quickly(init, CONFIG, KEY))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +131,6 @@ def test_successors_are_judged_with_the_memory_after_the_step(rollouts, initial)
 
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(initial):
     state, carried = initial, 0
-    loss = jax.jit(ppo._loss)
     for _ in range(4):
         carried += np.any(state.runners.memory[0] != 0)
         _, t, batch = collect(CONFIG, state)
@@ -188,10 +185,8 @@ def test_gradient_is_that_of_an_unrolled_loop(rollouts):
                     memory = [jnp.zeros(6), jnp.zeros(6)]
         return total
 
-    actual, expected = jax.jit(jax.value_and_grad(replayed)), jax.jit(jax.value_and_grad(unrolled))
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), actual(before.params), expected(before.params)
-    )
+    actual, expected = (quickly(jax.value_and_grad(f), before.params) for f in (replayed, unrolled))
+    assert_trees_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
 class Counting(probes.Probe):

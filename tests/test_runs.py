@@ -25,6 +25,7 @@ from purejaxppo.experiment import Schedule, checkpoints, files, load, load_polic
 from purejaxppo.experiment.loop import fingerprint
 from purejaxppo.experiment.provenance import provenance
 from tests import probes
+from tests.small import names
 
 NUM_UPDATES = 8
 CONFIG = Config(
@@ -44,10 +45,6 @@ RECORD = (files.METRICS, files.TABLE, files.EVALUATIONS)
 
 def interrupt(progress):
     signal.raise_signal(signal.SIGINT)
-
-
-def names(directory):
-    return sorted(path.name for path in directory.iterdir())
 
 
 def numbers(directory):

@@ -58,6 +58,7 @@ def num_keys(size):
     return 4000 if size > 200 else 15_000
 
 
+@functools.cache
 def positions(rows, columns, number):
     """Where each sample lands under each of many keys, `[keys, size]`."""
     draw = jax.jit(jax.vmap(lambda key: inverse(random_permutation(key, rows, columns))))

@@ -5,7 +5,6 @@ import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,14 +12,13 @@ import pytest
 
 from purejaxppo import GridWorld
 from purejaxppo.environments import tabulate
+from tests.small import FAST_COMPILING, ROOT
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as `python benchmarks/<script>.py` does
 side_by_side = importlib.import_module("side_by_side")
 time_to_threshold = importlib.import_module("time_to_threshold")
 gridworlds, protocol = importlib.import_module("gridworlds"), importlib.import_module("protocol")
 
-FAST_COMPILING = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 TASK = protocol.Task(env="dragons", num_envs=2, num_steps=4, updates=3)
 RUNNER = """
 import time

@@ -193,7 +193,7 @@ def test_a_time_limit_is_not_in_the_model(name):
     short = params.replace(max_steps_in_episode=1)
     jax.tree.map(np.testing.assert_array_equal, tabulate(env, params), tabulate(env, short))
     model = model_of(env, params)
-    keys = jax.random.split(jax.random.key(0), 1)
+    keys = jax.random.split(jax.random.key(0), 3)
     _, _, terminated, done = stepped(env, short, states_of(env, params), keys, model.mask.shape[1])
     assert np.all(done)
     assert not np.all(terminated)

@@ -28,11 +28,10 @@ from purejaxppo import (
     train,
 )
 from tests import probes
-from tests.small import quickly
+from tests.small import collect, quickly
 
 KEY = jax.random.key(4)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 3, "num_minibatches": 2, "num_epochs": 2}
-collect = partial(quickly, lambda config, state: ppo.collect(config, state, jax.random.split(state.key, 3)[0]))
 
 
 class OneTorso(nn.Module):
