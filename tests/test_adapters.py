@@ -63,6 +63,6 @@ def test_equal_environments_share_a_program(suite):
 
 def test_unknown_names_are_refused(suite):
     near, _, wrong = SUITES[suite]
-    match = rf"unknown {suite} \w+ '{wrong}'; did you mean '{re.escape(near)}'"
+    match = rf"unknown {suite} environment '{wrong}'; did you mean '{re.escape(near)}'"
     with pytest.raises(ConfigError, match=match):
         Config(env=f"{suite}/{wrong}")

@@ -62,29 +62,29 @@ class JumanjiEnv(Environment):
     instances are those of the registered task.
 
     Attributes:
-        task: the id under which `jumanji` registers the task.
+        env_name: the id under which `jumanji` registers the task.
 
     Raises:
         ConfigError: there is no such task, or its actions are of an unsupported kind.
     """
 
-    task: str
+    env_name: str
 
     def __post_init__(self) -> None:
-        if self.task not in names():
-            raise unknown_name("jumanji task", self.task, names())
+        if self.env_name not in names():
+            raise unknown_name("jumanji environment", self.env_name, names())
         self.action_space()
 
     @property
     def name(self) -> str:
-        return f"jumanji/{self.task}"
+        return f"jumanji/{self.env_name}"
 
     @property
     def default_params(self) -> JumanjiParams:
         return JumanjiParams()
 
     def action_space(self, params: JumanjiParams | None = None) -> spaces.Space:
-        spec = _made(self.task).action_spec
+        spec = _load(self.env_name).action_spec
         if isinstance(spec, specs.DiscreteArray):
             return spaces.Discrete(int(spec.num_values))
         if isinstance(spec, specs.MultiDiscreteArray):
@@ -95,10 +95,10 @@ class JumanjiEnv(Environment):
         raise ConfigError.of("env", self.name, f"a task with discrete or real actions, but this one has {spec}")
 
     def observation_space(self, params: JumanjiParams | None = None) -> spaces.Dict:
-        return _observation_space(self.task)
+        return _observation_space(self.env_name)
 
     def features(self, obs: Mapping[str, Any]) -> Array:
-        return _vector(_observation_space(self.task), obs)
+        return _vector(_observation_space(self.env_name), obs)
 
     def action_mask(self, obs: Mapping[str, Any], params: JumanjiParams) -> Array | None:
         if MASK not in obs:
@@ -109,14 +109,14 @@ class JumanjiEnv(Environment):
         return mask | ~mask.any(axis=-1, keepdims=True)
 
     def reset_env(self, key: Array, params: JumanjiParams) -> tuple[dict[str, Any], JumanjiState]:
-        inner, timestep = _made(self.task).reset(key)
+        inner, timestep = _load(self.env_name).reset(key)
         state = JumanjiState(inner, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
         return self._seen(timestep), state
 
     def step_env(
         self, key: Array, state: JumanjiState, action: Any, params: JumanjiParams
     ) -> tuple[dict[str, Any], JumanjiState, Array, Array, dict[Any, Any]]:
-        inner, timestep = _made(self.task).step(state.inner, self._own(action))
+        inner, timestep = _load(self.env_name).step(state.inner, self._own(action))
         truncated = timestep.last() & jnp.any(timestep.discount > 0)
         terminated = timestep.last() & ~truncated
         next_state = JumanjiState(inner, truncated, state.time + 1)
@@ -128,20 +128,20 @@ class JumanjiEnv(Environment):
     @property
     def _is_joint(self) -> bool:
         """Whether the mask is of combinations of several choices."""
-        spec, space = _made(self.task).action_spec, _observation_space(self.task)
+        spec, space = _load(self.env_name).action_spec, _observation_space(self.env_name)
         is_multiple = isinstance(spec, specs.MultiDiscreteArray) and MASK in space.spaces
         return is_multiple and space.spaces[MASK].shape == _choices(spec)
 
     def _own(self, action: Any) -> Array:
         """The package's action."""
-        spec = _made(self.task).action_spec
+        spec = _load(self.env_name).action_spec
         if self._is_joint:
             action = jnp.stack(jnp.unravel_index(action, _choices(spec)))
         return jnp.asarray(action, spec.dtype)
 
     def _seen(self, timestep: Any) -> dict[str, Any]:
         """The observation as a dict."""
-        return _as_dict(_observation_space(self.task), timestep.observation)
+        return _as_dict(_observation_space(self.env_name), timestep.observation)
 
 
 def names() -> list[str]:
@@ -159,23 +159,23 @@ def make(name: str) -> JumanjiEnv:
 
 
 @functools.cache
-def _made(task: str) -> Any:
+def _load(env_name: str) -> Any:
     """The package's environment."""
     # What is kept must not hold tracers of a program that happens to be traced now.
     with jax.ensure_compile_time_eval():
-        return jumanji.make(task)
+        return jumanji.make(env_name)
 
 
 @functools.cache
-def _observation_space(task: str) -> spaces.Dict:
-    return _space(task, "", _made(task).observation_spec)
+def _observation_space(env_name: str) -> spaces.Dict:
+    return _space(env_name, "", _load(env_name).observation_spec)
 
 
-def _space(task: str, name: str, spec: Any) -> spaces.Space:
+def _space(env_name: str, name: str, spec: Any) -> spaces.Space:
     """The space of one field of the observation, or of all of them."""
     if not isinstance(spec, specs.Array):
-        return spaces.Dict({child: _space(task, child, part) for child, part in spec._specs.items()})
-    low, high = BOUNDS.get((task, name), (-np.inf, np.inf))
+        return spaces.Dict({child: _space(env_name, child, part) for child, part in spec._specs.items()})
+    low, high = BOUNDS.get((env_name, name), (-np.inf, np.inf))
     if isinstance(spec, specs.BoundedArray):
         low, high = _bounds(spec)
     return spaces.Box(low, high, spec.shape, spec.dtype)

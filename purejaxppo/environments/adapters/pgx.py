@@ -41,24 +41,24 @@ class PgxEnv(Environment):
     it; there is no ramping of difficulty to be set.
 
     Attributes:
-        game: the package's id of the game.
+        env_name: the package's id of the game.
 
     Raises:
         ConfigError: there is no such game, or it is not for one player.
     """
 
-    game: str
+    env_name: str
 
     def __post_init__(self) -> None:
-        if self.game not in pgx.available_envs():
-            raise unknown_name("pgx game", self.game, names())
-        players = _made(self.game).num_players
+        if self.env_name not in pgx.available_envs():
+            raise unknown_name("pgx environment", self.env_name, names())
+        players = _load(self.env_name).num_players
         if players != 1:
-            raise ConfigError.of("env", f"pgx/{self.game}", f"a game for one player, but this one has {players}")
+            raise ConfigError.of("env", f"pgx/{self.env_name}", f"a game for one player, but this one has {players}")
 
     @property
     def name(self) -> str:
-        return f"pgx/{self.game}"
+        return f"pgx/{self.env_name}"
 
     @property
     def default_params(self) -> PgxParams:
@@ -66,13 +66,13 @@ class PgxEnv(Environment):
 
     @property
     def num_actions(self) -> int:
-        return int(_shapes(self.game).legal_action_mask.shape[0])
+        return int(_shapes(self.env_name).legal_action_mask.shape[0])
 
     def action_space(self, params: PgxParams | None = None) -> spaces.Discrete:
         return spaces.Discrete(self.num_actions)
 
     def observation_space(self, params: PgxParams | None = None) -> spaces.Dict:
-        obs = _shapes(self.game).observation
+        obs = _shapes(self.env_name).observation
         is_bool = obs.dtype == bool
         box = spaces.Box(0 if is_bool else -jnp.inf, 1 if is_bool else jnp.inf, obs.shape, obs.dtype)
         mask = spaces.Box(0, 1, (self.num_actions,), jnp.bool_)
@@ -85,13 +85,13 @@ class PgxEnv(Environment):
         return obs["legal_action_mask"].astype(bool)
 
     def reset_env(self, key: Array, params: PgxParams) -> tuple[dict[str, Array], Any]:
-        state = _made(self.game).init(key)
+        state = _load(self.env_name).init(key)
         return _seen(state), state
 
     def step_env(
         self, key: Array, state: Any, action: Any, params: PgxParams
     ) -> tuple[dict[str, Array], Any, Array, Array, dict[Any, Any]]:
-        state = _made(self.game).step(state, action, key)
+        state = _load(self.env_name).step(state, action, key)
         return _seen(state), state, state.rewards[0], state.terminated, {}
 
     def is_truncated(self, state: Any, params: PgxParams) -> Array:
@@ -116,17 +116,17 @@ def make(name: str) -> PgxEnv:
 
 
 @functools.cache
-def _made(game: str) -> Any:
+def _load(env_name: str) -> Any:
     """The package's game."""
     # What is kept must not hold tracers of a program that happens to be traced now.
     with jax.ensure_compile_time_eval():
-        return pgx.make(game)
+        return pgx.make(env_name)
 
 
 @functools.cache
-def _shapes(game: str) -> Any:
+def _shapes(env_name: str) -> Any:
     """Shapes and dtypes of a state."""
-    return jax.eval_shape(_made(game).init, jax.random.key(0))
+    return jax.eval_shape(_load(env_name).init, jax.random.key(0))
 
 
 def _seen(state: Any) -> dict[str, Array]:

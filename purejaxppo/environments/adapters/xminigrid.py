@@ -56,25 +56,25 @@ class XMiniGridEnv(Environment):
     XLand starts with the empty ruleset, whose goal is never reached: give it one through `XLandParams`.
 
     Attributes:
-        task: the name under which `xminigrid` registers the task.
+        env_name: the name under which `xminigrid` registers the task.
 
     Raises:
         ConfigError: there is no such task.
     """
 
-    task: str
+    env_name: str
 
     def __post_init__(self) -> None:
-        if self.task not in names():
-            raise unknown_name("xminigrid task", self.task, names())
+        if self.env_name not in names():
+            raise unknown_name("xminigrid environment", self.env_name, names())
 
     @property
     def name(self) -> str:
-        return f"xminigrid/{self.task}"
+        return f"xminigrid/{self.env_name}"
 
     @property
     def default_params(self) -> XMiniGridParams | XLandParams:
-        params = _made(self.task)[1]
+        params = _load(self.env_name)[1]
         if not isinstance(params, XLandEnvParams):
             return XMiniGridParams(max_steps_in_episode=params.max_steps)
         rules = params.ruleset
@@ -84,14 +84,14 @@ class XMiniGridEnv(Environment):
 
     @property
     def num_actions(self) -> int:
-        env, params = _made(self.task)
+        env, params = _load(self.env_name)
         return int(env.num_actions(params))
 
     def action_space(self, params: Any = None) -> spaces.Discrete:
         return spaces.Discrete(self.num_actions)
 
     def observation_space(self, params: Any = None) -> spaces.Box:
-        env, own = _made(self.task)
+        env, own = _load(self.env_name)
         return spaces.Box(0, max(NUM_TILES, NUM_COLORS) - 1, env.observation_shape(own), jnp.uint8)
 
     def features(self, obs: Array) -> Array:
@@ -99,14 +99,14 @@ class XMiniGridEnv(Environment):
         return jnp.concatenate([jax.nn.one_hot(tile, NUM_TILES), jax.nn.one_hot(colour, NUM_COLORS)], -1).reshape(-1)
 
     def reset_env(self, key: Array, params: Any) -> tuple[Array, Any]:
-        env, _ = _made(self.task)
+        env, _ = _load(self.env_name)
         timestep = env.reset(self._own(params), key)
         return timestep.observation, timestep
 
     def step_env(
         self, key: Array, state: Any, action: Any, params: Any
     ) -> tuple[Array, Any, Array, Array, dict[Any, Any]]:
-        env, _ = _made(self.task)
+        env, _ = _load(self.env_name)
         timestep = env.step(self._own(params), state, action)
         return timestep.observation, timestep, timestep.reward, timestep.last() & (timestep.discount == 0), {}
 
@@ -118,7 +118,7 @@ class XMiniGridEnv(Environment):
 
     def _own(self, params: XMiniGridParams | XLandParams) -> Any:
         """The package's parameters, with ours in them."""
-        own = _made(self.task)[1].replace(max_steps=params.max_steps_in_episode)
+        own = _load(self.env_name)[1].replace(max_steps=params.max_steps_in_episode)
         if isinstance(params, XMiniGridParams):
             return own
         ruleset = own.ruleset.replace(goal=params.goal, rules=params.rules, init_tiles=params.init_tiles)
@@ -140,8 +140,8 @@ def make(name: str) -> XMiniGridEnv:
 
 
 @functools.cache
-def _made(task: str) -> tuple[Any, Any]:
+def _load(env_name: str) -> tuple[Any, Any]:
     """The package's environment and its parameters."""
     # What is kept must not hold tracers of a program that happens to be traced now.
     with jax.ensure_compile_time_eval():
-        return xminigrid.make(task)
+        return xminigrid.make(env_name)
