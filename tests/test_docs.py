@@ -20,7 +20,7 @@ def test_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     printed = run(text)
     if blocks(text, "text"):
         assert printed == "".join(blocks(text, "text"))
-    drawn = {path.name for path in tmp_path.iterdir()}
+    drawn = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert drawn == {Path(name).name for name in re.findall(r"\]\((pictures/.*?)\)", text)}
 
 
