@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import curves
+import options as measured
 import returns as trained
 import side_by_side as contestants
 import time_to_threshold as threshold
@@ -148,13 +149,18 @@ def returns() -> str:
     return markdown(trained.HEADER, [trained.cells(rows[row.preset]) for row in trained.ROWS if row.preset in rows])
 
 
+def options() -> str:
+    """What the options that are there for speed do to it, and to the return."""
+    return markdown(measured.HEADER, [measured.cells(row) for row in result("options")["rows"]])
+
+
 def millions(number: float) -> str:
     """Three digits."""
     return f"{number / 1e6:.3g} M"
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns)
+    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns, options)
 }
 
 
