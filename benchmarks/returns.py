@@ -139,14 +139,19 @@ def cells(result: dict[str, Any]) -> list[str]:
     solved = sum(score >= result["target"] for score in result["returns"])
     return [
         result["preset"],
-        f"{iqm:.3g}",
-        f"{low:.3g} to {high:.3g}",
+        _number(iqm),
+        f"{_number(low)} to {_number(high)}",
         f"{solved} of {len(result['returns'])} >= {result['target']:.3g}",
         "" if best is None else f"{best:.4g}",
         "" if published is None else _words(published),
         f"{result['steps'] / 1e6:.3g} M",
         f"{result['seconds']:.0f}",
     ]
+
+
+def _number(value: float) -> str:
+    """Three digits, without a power of ten."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def _words(published: dict[str, Any]) -> str:
