@@ -19,6 +19,7 @@ from purejaxppo.config import Config
 from purejaxppo.costs import flops_per_step
 from purejaxppo.environments import name_of
 from purejaxppo.experiment.provenance import provenance
+from purejaxppo.fields import ConfigError
 from purejaxppo.policies import uses_table
 from purejaxppo.ppo import TrainState, train
 
@@ -69,6 +70,7 @@ class Program(NamedTuple):
     prepare: Callable[[Array], tuple[Any, ...]]
     lower_seconds: float  # tracing and lowering to StableHLO, in Python
     compile_seconds: float  # compiling that, in XLA
+    check: Callable[[Any], Any] = lambda outputs: None  # of the outputs of every call, off the clock
 
 
 class Case(NamedTuple):
@@ -103,8 +105,11 @@ def train_program(case: Case) -> Program:
     """The program of a whole training, initialisation included."""
     config, num_seeds = case
     if num_seeds is None:
-        return compile_program(train, lambda key: (config, key))
-    return compile_program(jax.vmap(train, in_axes=(None, 0)), lambda key: (config, jax.random.split(key, num_seeds)))
+        program = compile_program(train, lambda key: (config, key))
+    else:
+        many = jax.vmap(train, in_axes=(None, 0))
+        program = compile_program(many, lambda key: (config, jax.random.split(key, num_seeds)))
+    return program._replace(check=lambda outputs: count_steps(case, outputs[0]))
 
 
 def matmul_program(size: int) -> Program:
@@ -137,7 +142,9 @@ def call(program: Program, key: Array) -> tuple[float, Any]:
     arguments = jax.block_until_ready(program.prepare(key))
     begin = time.perf_counter()
     outputs = jax.block_until_ready(program.compiled(*arguments))
-    return time.perf_counter() - begin, outputs
+    seconds = time.perf_counter() - begin
+    program.check(outputs)
+    return seconds, outputs
 
 
 def interleave(programs: Sequence[Program], repeats: int) -> list[list[float]]:
@@ -166,9 +173,6 @@ def run(cases: Sequence[Case], flags: TimingFlags) -> dict[str, Any]:
     """
     record = machine()
     programs = [*map(train_program, cases)]
-    for case, program in zip(cases, programs, strict=True):
-        _, (state, _) = call(program, jax.random.key(2))
-        count_steps(case, state)
     peak_seconds, *seconds = interleave([matmul_program(matmul_size(flags)), *programs], flags.repeats)
     peak = matmul_peak(peak_seconds, matmul_size(flags))
     results = [result(*row, peak["gflops_median"]) for row in zip(cases, programs, seconds, strict=True)]
@@ -249,6 +253,29 @@ def _cpu_model() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()
+
+
+def measure_rows(
+    cases: Sequence[tuple[str, Callable[[], dict[str, Any]]]],
+    only: Sequence[str],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> list[dict[str, Any]]:
+    """The rows of the cases that are asked for, each with the machine; one whose package is not there is left out.
+
+    Args:
+        cases: a name, and what measures the row; a name may occur more than once.
+        only: the names that are asked for; all if there are none.
+        cells: what is printed of a row.
+    """
+    record, rows = machine(), []
+    for name, measure_row in cases:
+        try:
+            if not only or name in only:
+                rows.append(measure_row() | {"machine": record})
+                print(" | ".join(cells(rows[-1])), flush=True)
+        except ConfigError as error:
+            print(f"{name}: left out: {error}", flush=True)
+    return rows
 
 
 def write_rows(path: Path | None, rows: list[dict[str, Any]], same: Sequence[str]) -> None:

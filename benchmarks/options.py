@@ -11,7 +11,6 @@ import numpy as np
 
 from purejaxppo import Config, evaluate, preset
 from purejaxppo.experiment.statistics import iqm
-from purejaxppo.fields import ConfigError
 from purejaxppo.ppo import train
 
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (  # a preset or a suite's environment, and what is changed
@@ -41,23 +40,16 @@ class Flags(measure.TimingFlags):
 
 def main(flags: Flags) -> None:
     """Compare every case with its preset as it is."""
-    machine, results = measure.machine(), []
-    for name, change in CASES[:1] if flags.quick else CASES:
-        if flags.only and name not in flags.only:
-            continue
-        try:
-            base = Config(env=name, **OF_SUITE) if "/" in name else preset(name)
-        except ConfigError as error:
-            print(f"{name}: left out: {error}", flush=True)
-            continue
-        results.append(compare(name, base, change, flags) | {"machine": machine})
-        print(" | ".join(cells(results[-1])), flush=True)
+    cases = CASES[:1] if flags.quick else CASES
+    rows = [(name, functools.partial(compare, name, change, flags)) for name, change in cases]
+    results = measure.measure_rows(rows, flags.only, cells)
     measure.print_table(HEADER, [cells(result) for result in results])
     measure.write_rows(flags.json, results, ["preset", "change"])
 
 
-def compare(name: str, base: Config, change: dict[str, Any], flags: Flags) -> dict[str, Any]:
+def compare(name: str, change: dict[str, Any], flags: Flags) -> dict[str, Any]:
     """Interleaved calls of a few updates, and the returns of agents trained for longer."""
+    base = Config(env=name, **OF_SUITE) if "/" in name else preset(name)
     if flags.quick:
         base = base.replace(num_envs=4, num_steps=8, total_timesteps=10**4)
     configs = [base, base.replace(**change)]

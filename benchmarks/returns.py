@@ -12,7 +12,6 @@ import numpy as np
 from purejaxppo import Config, planning, preset
 from purejaxppo.evaluation import greedy_return
 from purejaxppo.experiment import statistics
-from purejaxppo.fields import ConfigError
 from purejaxppo.policies import environment, knows_optimum, tabular_model
 from purejaxppo.ppo import train
 
@@ -77,16 +76,7 @@ class Flags(measure.Flags):
 
 def main(flags: Flags) -> None:
     """Train everything, and print a table."""
-    machine, results = measure.machine(), []
-    for row in ROWS:
-        if flags.only and row.preset not in flags.only:
-            continue
-        try:
-            results.append(result(row, flags) | {"machine": machine})
-        except ConfigError as error:
-            print(f"{row.preset}: left out: {error}", flush=True)
-            continue
-        print(" | ".join(cells(results[-1])), flush=True)
+    results = measure.measure_rows([(row.preset, partial(result, row, flags)) for row in ROWS], flags.only, cells)
     measure.print_table(HEADER, [cells(result) for result in results])
     measure.write_rows(flags.json, results, ["preset"])
 

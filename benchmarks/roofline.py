@@ -64,7 +64,7 @@ def main(flags: measure.TimingFlags) -> None:
     sizes = QUICK if flags.quick else {}
     configs = [Config(**{"env": env, "num_envs": num_envs, **sizes}) for env, num_envs in cases]
     rows = [(config, part) for config in configs for part in parts_of(config)]
-    limits = limits_of_machine(flags.quick)
+    limits = limits_of_machine(flags)
     programs = [*(limit.program for limit in limits), *(part.program for _, part in rows)]
     seconds = [statistics.median(times) for times in measure.interleave(programs, flags.repeats)]
     peak = Need(**{limit.name: max(limit.need) / time for limit, time in zip(limits, seconds, strict=False)})
@@ -73,9 +73,9 @@ def main(flags: measure.TimingFlags) -> None:
     measure.write_json(flags.json, report | {"peak": peak._asdict(), "parts": parts})
 
 
-def limits_of_machine(quick: bool) -> list[Part]:
+def limits_of_machine(flags: measure.Flags) -> list[Part]:
     """For each resource a program that uses hardly anything else, and how much of it one call uses."""
-    size, num_large = (128, IN_CACHE) if quick else (2048, IN_MEMORY)
+    size, num_large = measure.matmul_size(flags), IN_CACHE if flags.quick else IN_MEMORY
 
     def repeated(change: Callable[[Array, Array], Array], number: int, rounds: int) -> measure.Program:
         """In one loop, so that the page faults of fresh output buffers are not timed."""

@@ -58,8 +58,13 @@ def settings_flags(settings: type[Settings], **defaults: Any) -> list[Flag]:
 def _kind(field: dataclasses.Field[Any], default: Any) -> Any:
     """The type of a field as tyro reads it."""
     allowed = field.metadata["allowed"]
-    kind: Any = allowed.kind if allowed is not None and allowed.kind is not None else type(field.default)
-    kind = {"env_params": tuple[str, ...]}.get(field.name, tuple[int, ...] if kind is tuple else kind)
+    kind: Any = type(field.default)
+    if field.name == "env_params":
+        kind = tuple[str, ...]
+    elif allowed is not None and allowed.kind is not None:
+        kind = allowed.kind
+    elif kind is tuple:
+        kind = tuple[int, ...]
     return kind | None if default is None else kind
 
 

@@ -16,7 +16,7 @@ from purejaxppo.fields import ConfigError
 from purejaxppo.policies import knows_optimum
 from purejaxppo.ppo import TrainState, init, update
 
-KEY_DATA = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
+DRAWING = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
 
 
 def new_directory(path: Path, flag: str) -> Path:
@@ -74,7 +74,7 @@ def draw_updates(config: Config, key: Array, directory: Path) -> list[str]:
     """The clipped surrogate early in training, and the ratios of all of it; this trains an agent twice."""
     from purejaxppo.experiment import plots
 
-    key_early, key_surrogate, key_ratios = jax.random.split(jax.random.fold_in(key, KEY_DATA), 3)
+    key_early, key_surrogate, key_ratios = jax.random.split(jax.random.fold_in(key, DRAWING), 3)
     plots.surrogate(config, _early(config, key_early), key_surrogate).savefig(directory / "surrogate.png")
     plots.ratio_histograms(config, key_ratios).savefig(directory / "ratios.png")
     return ["surrogate.png", "ratios.png"]
@@ -84,7 +84,7 @@ def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array,
     """One agent's walk, and on a gridworld all agents at once."""
     from purejaxppo.experiment import render
 
-    key_walk, key_crowd = jax.random.split(jax.random.fold_in(key, KEY_DATA + 1))
+    key_walk, key_crowd = jax.random.split(jax.random.fold_in(key, DRAWING + 1))
     env, drawn = make(config.env), []
     if isinstance(env, GridWorld):
         render.crowd(config, state, key_crowd, directory / "crowd.gif")
