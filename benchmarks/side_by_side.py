@@ -286,10 +286,9 @@ def warm_compile(command: Sequence[str], timeout: float) -> float:
 
 def attempt(rows: Sequence[dict[str, Any]], act: Callable[[dict[str, Any]], None]) -> None:
     """Let one peer after the other act; one that fails gets the reason into its row, and is left out from then on."""
-    for row in rows:
+    for row in [row for row in rows if "reason" not in row]:
         try:
-            if "reason" not in row:
-                act(row)
+            act(row)
         except Failed as failed:
             row["reason"] = str(failed)
 

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self, dataclass_transform
+from typing import Any, NamedTuple, Self, TypeGuard, dataclass_transform
 
 import jax
 import numpy as np
@@ -99,13 +99,18 @@ class Settings:
         return type(self)(**(current | values))
 
 
+def is_key(value: Any) -> TypeGuard[Array]:
+    """Whether it is a typed key, or an array of them."""
+    return isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
 def check_key(key: Any) -> None:
     """Refuse what is not one typed key.
 
     Raises:
         ConfigError: a legacy key of raw integers, an array of keys, or no key at all.
     """
-    if not (isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)):
+    if not is_key(key):
         raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it")
     if key.shape != ():
         raise ConfigError(f"key: must be a single key, not an array of shape {key.shape}; jax.vmap maps over many")

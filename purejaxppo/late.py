@@ -22,9 +22,8 @@ def late(*names: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, module in absent.items():
-            if sys.modules.get(name) is module:
-                del sys.modules[name]
+        for name in [name for name, module in absent.items() if sys.modules.get(name) is module]:
+            del sys.modules[name]
 
 
 def _late_module(name: str) -> types.ModuleType:

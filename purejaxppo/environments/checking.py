@@ -10,6 +10,7 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.environments import interface
+from purejaxppo.fields import is_key
 
 SEED = 0
 
@@ -149,7 +150,7 @@ def _rows(tree: Any, chosen: np.ndarray) -> list[np.ndarray]:
 
 def _same(a: Any, b: Any) -> bool:
     """Up to rounding: XLA may compute one thing in two ways."""
-    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+    if is_key(a):
         a, b = jax.random.key_data(a), jax.random.key_data(b)
     if jnp.issubdtype(a.dtype, jnp.floating):
         return np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)

@@ -90,21 +90,34 @@ def _check_grid(text: str) -> np.ndarray:
     if not text.strip():
         raise ConfigError("layout: line 1, column 1: the map is empty")
     for number, line in enumerate(lines, 1):
-        for column, character in enumerate(line, 1):
-            if character not in SYMBOLS:
-                allowed = " ".join(SYMBOLS)
-                raise _error(number, column, f"unknown character {character!r}; allowed are {allowed}")
-        if len(line) != len(lines[0]):
-            column = min(len(line), len(lines[0])) + 1
-            raise _error(number, column, f"has {len(line)} characters, the first line has {len(lines[0])}")
+        _check_line(number, line, len(lines[0]))
     grid = np.array([list(line) for line in lines])
     if not np.any((grid == FLOOR) | (grid == START)):
         raise _error(1, 1, f"the map has no floor ({FLOOR} or {START}) to stand on")
     return grid
 
 
+def _check_line(number: int, line: str, width: int) -> None:
+    """A line of the map has known characters alone, and is as wide as the first one."""
+    unknown = next((column for column, character in enumerate(line, 1) if character not in SYMBOLS), None)
+    if unknown is not None:
+        allowed = " ".join(SYMBOLS)
+        raise _error(number, unknown, f"unknown character {line[unknown - 1]!r}; allowed are {allowed}")
+    if len(line) != width:
+        column = min(len(line), width) + 1
+        raise _error(number, column, f"has {len(line)} characters, the first line has {width}")
+
+
 def _check_ways(layout: Layout) -> None:
-    """Every start must have a way to money; special cells end the episode, so ways lead over floor alone."""
+    """Every start must have a way to money."""
+    lost = layout.starts[~_reaches_money(layout)[layout.starts]]
+    if len(lost):
+        row, column = layout.position[lost[0]] + 1
+        raise _error(row, column, f"an episode may start here, but no way leads to money ({' or '.join(GOALS)})")
+
+
+def _reaches_money(layout: Layout) -> np.ndarray:
+    """Whether there is a way from each cell; special cells end the episode, so ways lead over floor alone."""
     previous: list[list[int]] = [[] for _ in layout.symbol]
     for cell in np.flatnonzero(layout.is_free).tolist():
         for neighbour in layout.next_cell[cell]:
@@ -112,14 +125,10 @@ def _check_ways(layout: Layout) -> None:
     reaches = np.isin(layout.symbol, list(GOALS))
     queue = deque(np.flatnonzero(reaches).tolist())
     while queue:
-        for cell in previous[queue.popleft()]:
-            if not reaches[cell]:
-                reaches[cell] = True
-                queue.append(cell)
-    for cell in layout.starts:
-        if not reaches[cell]:
-            row, column = layout.position[cell] + 1
-            raise _error(row, column, f"an episode may start here, but no way leads to money ({' or '.join(GOALS)})")
+        found = [cell for cell in previous[queue.popleft()] if not reaches[cell]]
+        reaches[found] = True
+        queue.extend(found)
+    return reaches
 
 
 def _error(line: int, column: int, problem: str) -> ConfigError:

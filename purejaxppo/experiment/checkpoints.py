@@ -200,14 +200,13 @@ def _files(path: Path) -> Iterator[Path]:
     Raises:
         ConfigError: there is something else, such as a symbolic link.
     """
-    with os.scandir(path) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(Path(entry.path))
-            elif entry.is_file(follow_symlinks=False):
-                yield Path(entry.path)
-            else:
-                raise ConfigError(f"{entry.path}: must be a file, not a link or anything else")
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+        else:
+            raise ConfigError(f"{entry.path}: must be a file, not a link or anything else")
 
 
 def _first_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ from purejaxppo.config import Config
 from purejaxppo.evaluation import evaluate, optimality
 from purejaxppo.experiment import checkpoints, files, logs
 from purejaxppo.experiment.files import ACCOUNT, CHECKPOINTS
-from purejaxppo.fields import COUNT, NON_NEGATIVE, WHOLE, Settings, static
+from purejaxppo.fields import COUNT, NON_NEGATIVE, WHOLE, Settings, is_key, static
 from purejaxppo.policies import knows_optimum
 from purejaxppo.ppo import Metrics, TrainState, init, update
 
@@ -278,8 +278,7 @@ def fingerprint(tree: Any) -> str:
     """The SHA-256 of a pytree's arrays, typed keys included: equal only for equal bits."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

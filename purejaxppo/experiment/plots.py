@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, layout, make
+from purejaxppo.experiment.colors import PRIZES, ink
 from purejaxppo.fields import ConfigError
 from purejaxppo.losses import standardize
 from purejaxppo.planning import value_iteration
@@ -28,7 +29,6 @@ from purejaxppo.ppo import TrainState, collect, init, learn, update
 DARK, MIDDLE, LIGHT = "#08306b", "#2171b5", "#c6dbef"  # one hue, so that the picture survives without colour
 STRONG = "#b35806"
 WALL = "#9a9a9a"
-PRIZES = {layout.LOTS_OF_MONEY: "#ffc800", layout.MONEY: "#d9a900", layout.DRAGON: "#b00020"}
 NUMBERED = 10  # rows or columns up to which numbers fit into the cells
 RATIOS = np.linspace(0.0, 2.0, 81)  # edges of the histograms' bins
 
@@ -313,8 +313,7 @@ def draw_walls(env: GridWorld, axes: Axes) -> None:
             matplotlib.patches.Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white")
         )
         if symbol in PRIZES:
-            ink = "white" if symbol == layout.DRAGON else "black"
-            axes.text(column, row, symbol, ha="center", va="center", fontweight="bold", color=ink)
+            axes.text(column, row, symbol, ha="center", va="center", fontweight="bold", color=ink(color))
         elif symbol == layout.START:
             axes.text(column - 0.45, row - 0.42, "S", ha="left", va="top", fontsize=7)
 
@@ -330,10 +329,10 @@ def _draw_cells(env: GridWorld, axes: Axes, value: np.ndarray, figure: Figure, l
     if max(env.map.shape) > NUMBERED:
         return
     for (row, column), number in zip(env.map.position[is_free].tolist(), value[is_free].tolist(), strict=True):
-        red, green, blue, _ = image.cmap(image.norm(number))
-        ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        background: Any = image.cmap(image.norm(number))
+        color = ink(matplotlib.colors.to_hex(background))
         text = f"{number:.2f}".replace("-0.00", "0.00")
-        axes.text(column, row + 0.43, text, ha="center", va="bottom", fontsize=7, color=ink, zorder=4)
+        axes.text(column, row + 0.43, text, ha="center", va="bottom", fontsize=7, color=color, zorder=4)
 
 
 def _draw_arrows(env: GridWorld, axes: Axes, policy: np.ndarray) -> None:

@@ -28,7 +28,7 @@ from purejaxppo.experiment import checkpoints, files, logs, loop
 from purejaxppo.experiment.files import ACCOUNT, CHECKPOINTS, CONFIG, CONTENTS, LOCK, RUN
 from purejaxppo.experiment.loop import Job, Schedule, Watch
 from purejaxppo.experiment.provenance import key_to_json, provenance, warn_of_changes
-from purejaxppo.fields import ConfigError
+from purejaxppo.fields import ConfigError, is_key
 from purejaxppo.ppo import TrainState, init
 
 FORMAT = 1
@@ -143,8 +143,7 @@ def load_policy(directory: str | Path, seed: int = 0) -> Callable[..., Array]:
 
 
 def _check_keys(key: Any) -> None:
-    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not is_key or key.ndim > 1 or key.size == 0:
+    if not is_key(key) or key.ndim > 1 or key.size == 0:
         raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it, or an array [num_seeds] of them")
 
 

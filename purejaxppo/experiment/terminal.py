@@ -7,14 +7,10 @@ from rich.style import Style
 from rich.text import Text
 
 from purejaxppo.environments import GridWorld
-from purejaxppo.environments.layout import ACTIONS, DRAGON, LOTS_OF_MONEY, MONEY, START
+from purejaxppo.environments.layout import ACTIONS, START
+from purejaxppo.experiment.colors import PRIZES, ink
 
 ARROWS = dict(zip(ACTIONS, "↑→↓←", strict=True))
-PRIZES = {
-    LOTS_OF_MONEY: "bold #000000 on #ffc800",
-    MONEY: "#000000 on #d9a900",
-    DRAGON: "bold #ffffff on #b00020",
-}
 WALL = "#808080 on #808080"
 LOW, MIDDLE, HIGH = np.array([(68, 1, 84), (33, 145, 140), (180, 222, 44)])  # of the viridis colour map
 
@@ -41,7 +37,7 @@ def map_text(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) 
         cells[row, column] = (
             (arrow + (" " + START if symbol == START else ""), f"{value[cell]:.2f}", _shade(shade))
             if is_free[cell]
-            else (symbol, "", PRIZES[symbol])
+            else (symbol, "", _on(PRIZES[symbol], "bold"))
         )
     cell_width, lines = (6, (0, 1)) if 6 * columns <= width else (3, (0,))
     picture, wall = Text(), ("█" * cell_width, "█" * cell_width, WALL)
@@ -57,5 +53,8 @@ def _shade(share: float) -> Style:
     share = float(np.clip(share, 0, 1))
     low, high, part = (LOW, MIDDLE, 2 * share) if share < 0.5 else (MIDDLE, HIGH, 2 * share - 1)
     red, green, blue = np.rint(low + (high - low) * part).astype(int)
-    text = "#ffffff" if 0.3 * red + 0.59 * green + 0.11 * blue < 128 else "#000000"
-    return Style.parse(f"{text} on #{red:02x}{green:02x}{blue:02x}")
+    return _on(f"#{red:02x}{green:02x}{blue:02x}")
+
+
+def _on(background: str, weight: str = "") -> Style:
+    return Style.parse(f"{weight} {ink(background)} on {background}")
