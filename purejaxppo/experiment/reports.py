@@ -10,6 +10,7 @@ import numpy as np
 from purejaxppo import presets
 from purejaxppo.environments import name_of
 from purejaxppo.experiment import batches, files, logs, sweeps
+from purejaxppo.experiment.runs import open_job
 from purejaxppo.experiment.statistics import (
     Interval,
     last_known,
@@ -205,7 +206,7 @@ def read_run(directory: str | Path) -> Trial:
     path = Path(directory)
     if not (path / files.ACCOUNT).exists():
         raise ConfigError(f"directory={str(path)!r}: must hold a finished run; resume goes on with it")
-    config = presets.loads(files.read(path / files.CONFIG))
+    config = open_job(path).config
     evaluations, metrics = logs.read_evaluations(path), logs.read_metrics(path)
     if not evaluations or evaluations["update"][-1] != config.num_updates:
         raise ConfigError(f"directory={str(path)!r}: must hold a run that was evaluated at its end (num_evaluations)")
