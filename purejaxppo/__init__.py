@@ -1,4 +1,14 @@
-"""Proximal Policy Optimization in JAX: environment, rollout, advantages and update in one compiled program."""
+"""Proximal Policy Optimization in JAX: environment, rollout, advantages and update in one compiled program.
+
+- Train: `Config`, `preset`, `describe`, `train`, its halves `init` and `update`, `TrainState`; `ConfigError`.
+- What was learned: `act`, `act_with_memory`, `evaluate`, and `optimality` against the exact solution.
+- Environments: `GridWorld`, `GridWorldParams`; to bring your own, `Environment` and `check_env`.
+- Networks: yours give a `Distribution` (`Categorical`, `MultiCategorical`, `DiagGaussian`, `TanhGaussian`) and a value;
+  one with a memory derives from `Recurrent`.
+- The maths, on arrays alone: `gae`, `ppo_loss` of a `Batch`, `explained_variance`, `random_permutation`, `planning`.
+
+Runs with files, sweeps, reports and pictures are in `purejaxppo.experiment`, which is imported by itself.
+"""
 
 from purejaxppo import late  # noqa: F401, first, see there
 

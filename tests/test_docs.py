@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import purejaxppo
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
 DRAW = runpy.run_path(str(ROOT / "docs" / "draw.py"))
@@ -28,6 +30,11 @@ def test_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\((?!http)(.*?)\)", page.read_text()):
         assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_the_package_says_what_each_public_name_is_for():
+    told = set(re.findall(r"`(\w+)`", purejaxppo.__doc__))
+    assert told == set(purejaxppo.__all__)
 
 
 def test_quoted_lines_are_the_librarys():
