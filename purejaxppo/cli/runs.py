@@ -45,15 +45,15 @@ def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Re
     """Let a run run to its end, with its progress shown.
 
     Raises:
-        ConfigError: the run was finished before, and its report is broken.
+        ConfigError: the run was finished before, and its account is broken.
     """
     with progress.shown(silent=flags.silent) as watch:
         state, metrics = begin(watch=watch)
     path = flags.directory / files.ACCOUNT
-    report = files.read_json(path)
+    account = files.read_json(path)
     try:
-        speed, compiling = float(report["steps_per_second"]), float(report["seconds"]["compile"])
-        running = float(report["seconds"]["total"]) - compiling
+        speed, compiling = float(account["steps_per_second"]), float(account["seconds"]["compile"])
+        running = float(account["seconds"]["total"]) - compiling
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{path}: is broken") from None
     keys, state, metrics = _many(keys, state, metrics)

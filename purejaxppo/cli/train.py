@@ -37,7 +37,7 @@ def flags(argv: list[str]) -> type:
     """The flags, with the defaults of the preset that is asked for."""
     own = [
         flag("plot", Path | None, None, "new directory to draw pictures of the run into"),
-        flag("directory", Path | None, None, "new directory to keep the run in: metrics, checkpoints, a report"),
+        flag("directory", Path | None, None, "new directory to keep the run in: metrics, checkpoints, an account"),
     ]
     return flags_type(HELP, [*config_flags(argv), *own, *RUN_FLAGS, runs.SILENT_FLAG])
 
