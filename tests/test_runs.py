@@ -175,10 +175,12 @@ def test_a_broken_checkpoint_costs_the_time_since_the_one_before(tmp_path, monke
     assert numbers(tmp_path)[-1] == NUM_UPDATES
 
 
-def test_a_run_killed_before_its_report_gets_one(tmp_path):
+def test_a_run_killed_before_its_account_gets_one(tmp_path):
     directory = shutil.copytree(uninterrupted(KEYS)[0], tmp_path / "run")
     (directory / files.ACCOUNT).unlink()
     check_same(directory, resume(directory), KEYS)
+    account = json.loads((directory / files.ACCOUNT).read_text())
+    assert (account["resumed_after"], account["steps_per_second"]) == (NUM_UPDATES, 0)
 
 
 def test_what_a_run_leaves_behind(tmp_path):
@@ -192,9 +194,9 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert description["command"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     assert (description["git"] or {"commit": ""})["commit"] == head.stdout.strip()
-    report = json.loads((directory / "account.json").read_text())
-    assert (report["num_updates"], report["steps"]) == (NUM_UPDATES, 3 * 32 * NUM_UPDATES)
-    assert len(report["episode_return"]) == 3
+    account = json.loads((directory / "account.json").read_text())
+    assert (account["num_updates"], account["steps"]) == (NUM_UPDATES, 3 * 32 * NUM_UPDATES)
+    assert len(account["episode_return"]) == 3
     assert len((directory / files.METRICS).read_text().splitlines()) == NUM_UPDATES
     assert len((directory / files.TABLE).read_text().splitlines()) == 1 + 3 * NUM_UPDATES
 

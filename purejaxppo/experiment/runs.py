@@ -46,7 +46,7 @@ def run(
     loggers: Sequence[logs.MakeLogger] = (),
     watch: Watch = lambda progress: None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Train, and keep everything in a directory: the configuration, the metrics, checkpoints, a report.
+    """Train, and keep everything in a directory: the configuration, the metrics, checkpoints, an account.
 
     Ctrl-C ends the run after the chunk of updates at hand, a second or two, with a checkpoint; `resume` goes on.
 
