@@ -16,6 +16,7 @@ from typing import Any
 import curves
 import options as measured
 import returns as trained
+import runs as on_disk
 import side_by_side as contestants
 import time_to_threshold as threshold
 import tyro
@@ -154,13 +155,24 @@ def options() -> str:
     return markdown(measured.HEADER, [measured.cells(row) for row in result("options")["rows"]])
 
 
+def runs() -> str:
+    """What a run costs beside the bare `train`."""
+    return markdown(on_disk.HEADER, [on_disk.cells(row) for row in result("runs")["cost"]])
+
+
+def starts() -> str:
+    """Seconds until a job trains, when it is started for the first time and again."""
+    return markdown(on_disk.STARTS_HEADER, [on_disk.starts_cells(row) for row in result("runs")["starts"]])
+
+
 def millions(number: float) -> str:
     """Three digits."""
     return f"{number / 1e6:.3g} M"
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    f.__name__: f for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns, options)
+    f.__name__: f
+    for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns, options, runs, starts)
 }
 
 

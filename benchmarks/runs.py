@@ -28,6 +28,7 @@ STARTS = (  # flags of a job that is started again and again
     (),  # the main job: 1,024 agents
 )
 HEADER = ["environment", "updates", "bare s", "run s", "run / bare", "min", "max", "evaluated / bare", "MB growth"]
+STARTS_HEADER = ["purejaxppo", "first start, s to update 1", "later starts", "min", "max"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def cost(flags: Flags) -> list[dict[str, Any]]:
             runs["run"].append(call(config, key, Schedule(num_evaluations=0)))
             runs["evaluated"].append(call(config, key, Schedule()))
         results.append(result(config, bare[1:], {name: calls[1:] for name, calls in runs.items()}))  # but the warm-up
-    measure.print_table(HEADER, [row(result) for result in results])
+    measure.print_table(HEADER, [cells(result) for result in results])
     print("growth: of the process's memory from the first to the last tenth of a run\n")
     return results
 
@@ -102,7 +103,7 @@ def result(config: Config, bare: list[float], runs: dict[str, list[Call]]) -> di
     }
 
 
-def row(result: dict[str, Any]) -> list[str]:
+def cells(result: dict[str, Any]) -> list[str]:
     """One line of the table: medians, and the range of the ratios."""
     ratios = result["ratios_run"]
     return [
@@ -129,13 +130,14 @@ def starts(flags: Flags) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as cache:
             seconds = [start([*case, *(small if flags.quick else [])], cache) for _ in range(flags.repeats + 1)]
         results.append({"flags": case, "seconds_first": seconds[0], "seconds_again": seconds[1:]})
-    rows = [
-        [shlex.join(["train", *r["flags"]]), f"{r['seconds_first']:.2f}"]
-        + [f"{summary(r['seconds_again']):.2f}" for summary in (statistics.median, min, max)]
-        for r in results
-    ]
-    measure.print_table(["purejaxppo", "first start, s to update 1", "later starts", "min", "max"], rows)
+    measure.print_table(STARTS_HEADER, [starts_cells(result) for result in results])
     return results
+
+
+def starts_cells(result: dict[str, Any]) -> list[str]:
+    """One line of the table of starts."""
+    again = [f"{summary(result['seconds_again']):.2f}" for summary in (statistics.median, min, max)]
+    return [shlex.join(["train", *result["flags"]]), f"{result['seconds_first']:.2f}", *again]
 
 
 def start(flags: list[str], cache: str) -> float:
