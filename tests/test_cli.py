@@ -1,7 +1,9 @@
 """The command line, as a user meets it."""
 
+import io
 import re
 import sys
+import types
 
 import jax
 import pytest
@@ -62,14 +64,14 @@ def test_flags_reach_the_configuration():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "subcommand"),
-        (["nope"], "nope"),
+        ([], "purejaxppo: Missing subcommand: Expected one of {train,"),
+        (["nope"], "purejaxppo: Unrecognized options: nope; Available subcommands: train,"),
         (["--tyro-print-completion", "tcsh"], "--tyro-print-completion tcsh: must be one of bash, zsh, fish"),
         (["--tyro-print-completion", "nope"], "must be one of bash, zsh, fish"),
         (["--tyro-write-completion", "bash", "/nowhere/x"], "/nowhere/x: cannot be written to (No such file"),
         (["train", "--gama", "1"], "--gama"),
         (["train", "--lr"], "--lr"),
-        (["train", "--lr", "abc"], "'abc'"),
+        (["train", "--lr", "abc"], "Value error: Error parsing --lr: could not convert string to float: 'abc'; "),
         (["train", "--lr", "-1"], "lr=-1.0: must be a finite number > 0"),
         (["train", "--lr", "nan"], "lr=nan: must be a finite number > 0"),
         (["train", "--num-minibatches", "7"], "num_minibatches=7: must be a divisor"),
@@ -94,6 +96,29 @@ def test_a_mistake_is_one_line_and_status_2_before_anything_compiles(argv, said,
     assert out == ""
     assert err.count("\n") == 1
     assert said in err
+
+
+def test_where_there_is_no_utf_8_it_prints_what_it_can(monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stdout)
+    command = cli.Command(types.SimpleNamespace(main=lambda flags: print("go →")), None)
+    monkeypatch.setattr(cli, "parse", lambda argv: command)
+    monkeypatch.setattr(cli, "_keep_compiled_programs", lambda: None)
+    assert cli.main() == 0
+    stdout.flush()
+    assert stdout.buffer.getvalue() == b"go ?\n"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "╭─ Missing ─────╮\n│ No          │\n│     value.  │\n│ ─────────── │\n│ For full helptext │\n╰───────────╯\n",
+        " Missing       \n ------------- \n  No           \n      value.   \n  -----------\n  For full helptext  \n\n",
+    ],
+    ids=["UTF-8", "ASCII"],
+)
+def test_a_framed_message_is_one_line(message):
+    assert cli._one_line(message) == "Missing: No value."
 
 
 @pytest.mark.parametrize("line", ["lr = {a = 1}", "num_envs = 'a'"])

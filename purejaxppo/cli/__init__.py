@@ -47,6 +47,8 @@ class Command(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 2 for what cannot be used, 130 after Ctrl-C."""
+    if argv is None:
+        _print_what_can_be_printed()
     try:
         command = parse(sys.argv[1:] if argv is None else list(argv))
         _keep_compiled_programs()
@@ -92,6 +94,13 @@ def parse(argv: list[str]) -> Command:
         raise ConfigError(_one_line(messages.getvalue())) from None
 
 
+def _print_what_can_be_printed() -> None:
+    """Where there is no UTF-8, question marks stand for arrows, rather than that the command fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _exit_at_once(status: int) -> None:
     """End the process without Python's shutdown, in which XLA crashes if it was interrupted while compiling."""
     sys.stdout.flush()
@@ -107,10 +116,11 @@ def _check_shell(argv: list[str]) -> None:
 
 
 def _one_line(message: str) -> str:
-    """tyro's boxed message without its frame and its footer."""
-    lines = [line.strip("│╭╮╰╯─ \n") for line in message.splitlines()]
-    text = " ".join(line for line in lines if line and not re.match(r"(For full helptext|.*--help)", line))
-    return re.sub(r"\s+", " ", text)
+    """tyro's boxed message without its frame and its footer. Where there is no UTF-8, the frame is of hyphens."""
+    parts = re.split(r"─{2,}|-{3,}", re.sub(r"╭─|[│╮╰╯]", "", message))
+    parts = [" ".join(part.split()) for part in parts]
+    title, _, text = "; ".join(x for x in parts if x and not x.startswith("For full helptext")).partition("; ")
+    return text if text.startswith(title) else f"{title}: {text}"
 
 
 def _keep_compiled_programs() -> None:

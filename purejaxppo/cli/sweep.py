@@ -69,11 +69,17 @@ def to_values(pairs: Sequence[str]) -> dict[str, list[Any]]:
             raise ConfigError(f"over={pair!r}: must be one line")
         if name in over:
             raise ConfigError(f"over={pair!r}: {name} occurs twice")
-        try:
-            over[name] = tomllib.loads(f"values = [{text}]")["values"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            over[name] = text.split(",")
+        # Words need no quotation marks, in which TOML would have them.
+        over[name] = _toml(text) or [value for part in text.split(",") for value in _toml(part) or [part]]
     return over
+
+
+def _toml(values: str) -> list[Any]:
+    """Values as TOML has them in an array; none where it is not one."""
+    try:
+        return tomllib.loads(f"values = [{values}]")["values"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return []
 
 
 @contextlib.contextmanager
