@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -201,21 +202,22 @@ def test_a_broken_checkpoint_is_passed_over_and_told(break_, said, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "state",
+    ("state", "wanted"),
     [
-        STATE | {"weights": jnp.zeros((2, 4))},
-        STATE | {"weights": jnp.zeros((2, 2))},
-        STATE | {"weights": jnp.zeros((2, 3), jnp.int32)},
-        STATE | {"more": jnp.zeros(2)},
-        {name: leaf for name, leaf in STATE.items() if name != "odd"},
-        STATE | {"keys": jax.random.key(0)},
-        STATE | {"keys": jnp.zeros(2)},
+        (STATE | {"weights": jnp.zeros((2, 4))}, "['weights']: float32[2, 3]"),
+        (STATE | {"weights": jnp.zeros((2, 2))}, "['weights']: float32[2, 3]"),
+        (STATE | {"weights": jnp.zeros((2, 3), jnp.int32)}, "['weights']: float32[2, 3]"),
+        (STATE | {"more": jnp.zeros(2)}, "fewer arrays"),
+        ({name: leaf for name, leaf in STATE.items() if name != "odd"}, "['odd']: "),
+        (STATE | {"keys": jax.random.key(0)}, "['keys']: key<fry>[2]"),
+        (STATE | {"keys": jnp.zeros(2)}, "['keys']: key<fry>[2]"),
     ],
     ids=["wider", "narrower", "integers", "more", "less", "one key", "no keys"],
 )
-def test_a_state_of_another_shape_does_not_fit(state, tmp_path):
+def test_a_state_of_another_shape_does_not_fit(state, wanted, tmp_path):
     save(tmp_path, state=state)
-    with pytest.raises(ConfigError, match="does not fit the configuration") as error:
+    said = f"does not fit the configuration, which asks for {wanted}"
+    with pytest.raises(ConfigError, match=re.escape(said)) as error:
         checkpoints.load(tmp_path, like(), run="mine")
     assert "\n" not in str(error.value)
 

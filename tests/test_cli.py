@@ -8,7 +8,8 @@ import types
 import jax
 import pytest
 
-from purejaxppo import GridWorld, GridWorldParams, cli
+from purejaxppo import Config, GridWorld, GridWorldParams, cli
+from purejaxppo.presets import dumps
 from tests.flags import SMALL, parse
 
 
@@ -59,6 +60,15 @@ def test_flags_reach_the_configuration():
     assert (config.env, seeds.num_seeds) == ("Acrobot-v1", 1)
     config, _ = parse(["train", "--env-params", "slip=0.25"])
     assert config.env_params.slip == 0.25
+
+
+def test_a_preset_with_a_map_of_its_own(tmp_path, capsys):
+    mine = Config(env=GridWorld("S.M"), env_params=GridWorldParams(slip=0.5), num_envs=8)
+    path = tmp_path / "mine.toml"
+    path.write_text(dumps(mine))
+    assert parse(["train", "--preset", str(path), "--lr", "0.1"])[0] == mine.replace(lr=0.1)
+    config, _ = parse(["train", "--preset", str(path), "--env", "CartPole-v1"])
+    assert (config.env, config.env_params, config.num_envs) == ("CartPole-v1", None, 8)
 
 
 @pytest.mark.parametrize(
