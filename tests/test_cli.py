@@ -88,7 +88,7 @@ def test_a_preset_with_a_map_of_its_own(tmp_path, capsys):
         (["train", "--total-timesteps", "1"], "total_timesteps=1: must be at least"),
         (["train", "--env", "GridWorld-tresure"], "did you mean 'GridWorld-treasure'?"),
         (["train", "--env", "CartPole-v1", "--network", "cnn"], "network='cnn': must be for images"),
-        (["train", "--env", "missing.txt"], "missing.txt"),
+        (["train", "--env", "missing.txt"], "unknown layout or file 'missing.txt'; known: cliff, dragons"),
         (["train", "--env-params", "slp=1"], "did you mean 'slip'?"),
         (["train", "--env-params", "max_steps_in_episode=2.5"], "env_params.max_steps_in_episode=2.5: must be like"),
         (["train", "--env", "CartPole-v1", "--env-params", "gravity=nan"], "env_params.gravity=nan: must be like"),

@@ -51,7 +51,7 @@ def read(layout: str | Path) -> str:
     try:
         return Path(layout).read_text().rstrip("\n")
     except FileNotFoundError:
-        raise unknown_name("layout", str(layout), names()) from None
+        raise unknown_name("layout or file", str(layout), names()) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"layout={str(layout)!r}: cannot be read as text ({error})") from None
 
