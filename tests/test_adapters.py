@@ -50,6 +50,14 @@ def test_what_is_loaded_while_a_program_is_traced_is_good_for_the_next(suite):
         interface.reset(env, jax.random.key(0), env.default_params)
     assert max(function.cache_info().misses for function in cached) == 1
 
+    def play(key):  # the package's own modules must not have kept tracers either
+        _, state = interface.reset(env, key, env.default_params)
+        action = interface.action_space(env).sample(key)
+        return interface.step(env, key, state, action, env.default_params).reward
+
+    constants = jax.make_jaxpr(play)(jax.random.key(0)).consts
+    assert not any(isinstance(constant, jax.core.Tracer) for constant in constants)
+
 
 def test_equal_environments_share_a_program(suite):
     name, other, _ = SUITES[suite]

@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from craftax.craftax_env import make_craftax_env_from_name
@@ -122,4 +123,6 @@ def make(name: str) -> CraftaxEnv:
 
 @functools.cache
 def _load(env_name: str) -> Any:
-    return make_craftax_env_from_name(env_name, auto_reset=False)
+    # It imports the game's modules, whose arrays must be none of the program that is being traced.
+    with jax.ensure_compile_time_eval():
+        return make_craftax_env_from_name(env_name, auto_reset=False)
