@@ -18,8 +18,8 @@ from jax import Array
 from purejaxppo.config import Config
 from purejaxppo.costs import flops_per_step
 from purejaxppo.environments import name_of
-from purejaxppo.experiment.provenance import provenance
-from purejaxppo.fields import ConfigError
+from purejaxppo.errors import ConfigError
+from purejaxppo.experiment.runs.provenance import provenance
 from purejaxppo.policies import uses_table
 from purejaxppo.ppo import TrainState, train
 

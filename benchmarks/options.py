@@ -10,7 +10,7 @@ import measure
 import numpy as np
 
 from purejaxppo import Config, evaluate, preset
-from purejaxppo.experiment.statistics import iqm
+from purejaxppo.experiment.reports.statistics import iqm
 from purejaxppo.ppo import train
 
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (  # a preset or a suite's environment, and what is changed

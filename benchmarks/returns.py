@@ -11,7 +11,7 @@ import numpy as np
 
 from purejaxppo import Config, planning, preset
 from purejaxppo.evaluation import greedy_return
-from purejaxppo.experiment import statistics
+from purejaxppo.experiment.reports import statistics
 from purejaxppo.policies import environment, knows_optimum, tabular_model
 from purejaxppo.ppo import train
 

@@ -16,7 +16,8 @@ import measure
 
 from purejaxppo import Config
 from purejaxppo.cli.progress import in_words
-from purejaxppo.experiment import Progress, Schedule, files, run
+from purejaxppo.experiment import Progress, Schedule, run
+from purejaxppo.experiment.runs import files
 
 STEPS = 50_000_000
 CASES = (  # name, number of environments, steps of each, so that an update is large, and small

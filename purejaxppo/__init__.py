@@ -10,7 +10,7 @@
 Runs with files, sweeps, reports and pictures are in `purejaxppo.experiment`, which is imported by itself.
 """
 
-from purejaxppo import late  # noqa: F401, first, see there
+from purejaxppo import _lazy  # noqa: F401, first, see there
 
 # isort: split
 from purejaxppo import planning
@@ -18,14 +18,9 @@ from purejaxppo.advantages import gae
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
 from purejaxppo.distributions import Categorical, DiagGaussian, Distribution, MultiCategorical, TanhGaussian
-from purejaxppo.environments import (
-    Environment,
-    GridWorld,
-    GridWorldParams,
-    check_env,
-)
+from purejaxppo.environments import Environment, GridWorld, GridWorldParams, check_env
+from purejaxppo.errors import ConfigError
 from purejaxppo.evaluation import act, act_with_memory, evaluate, optimality
-from purejaxppo.fields import ConfigError
 from purejaxppo.losses import Batch, explained_variance, ppo_loss
 from purejaxppo.networks import Recurrent
 from purejaxppo.ppo import TrainState, init, train, update

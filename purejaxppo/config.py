@@ -11,15 +11,17 @@ from jax.core import Tracer
 
 from purejaxppo import environments
 from purejaxppo.environments import Environment, interface
-from purejaxppo.fields import (
+from purejaxppo.errors import ConfigError
+from purejaxppo.networks import Recurrent
+from purejaxppo.schedules import SCHEDULES
+from purejaxppo.settings import (
     COUNT,
     NON_NEGATIVE,
     POSITIVE,
     SWITCH,
     UNIT_INTERVAL,
     WHOLE,
-    Allowed,
-    ConfigError,
+    Constraint,
     Number,
     Settings,
     one_of,
@@ -27,20 +29,18 @@ from purejaxppo.fields import (
     static,
     traced,
 )
-from purejaxppo.networks import Recurrent
-from purejaxppo.schedules import SCHEDULES
 
 NETWORKS = ("mlp", "cnn", "gru")
-NETWORK = Allowed(
+NETWORK = Constraint(
     f"one of {', '.join(map(repr, NETWORKS))}, or a hashable flax module from one observation to (distribution, value)",
     lambda x: (isinstance(x, nn.Module) and _is_hashable(x)) or (isinstance(x, str) and x in NETWORKS),
-    kind=None,
+    number=None,
 )
 # The built-in networks that a field makes a difference to.
 NETWORK_FIELDS = dict.fromkeys(
     ("hidden_sizes", "activation", "layer_norm", "shared_torso", "squash_actions", "dtype"), NETWORKS
 ) | {"channels": ("cnn",)}
-ABOVE_1 = Allowed("a finite number > 1", lambda x: x > 1)
+ABOVE_1 = Constraint("a finite number > 1", lambda x: x > 1)
 
 
 class Config(Settings):

@@ -11,7 +11,8 @@ from purejaxppo import planning
 from purejaxppo.acting import Runner, start
 from purejaxppo.config import Config
 from purejaxppo.environments import interface, make
-from purejaxppo.fields import COUNT, ConfigError, check_key, check_static
+from purejaxppo.errors import ConfigError
+from purejaxppo.keys import check_key
 from purejaxppo.policies import (
     Policy,
     environment,
@@ -24,6 +25,7 @@ from purejaxppo.policies import (
     tabular_model,
 )
 from purejaxppo.ppo import TrainState
+from purejaxppo.settings import COUNT, check_static
 
 # Folded into the evaluation's key, so that a key which also trained gives other random numbers here. Training splits
 # keys, which is folding in small numbers.
@@ -91,6 +93,27 @@ def greedy_return(config: Config, state: TrainState, key: Array, *, num_episodes
     if knows_optimum(config):
         return optimality(config, state).expected_return
     return jnp.mean(evaluate(config, state, key, num_episodes=num_episodes).episode_return)
+
+
+def score(config: Config, state: TrainState, key: Array, *, num_episodes: int = 128) -> dict[str, Array]:
+    """What the agent is worth, as scalars by name; `jax.vmap` maps it over states and keys (seeds).
+
+    Args:
+        key: one typed key, consumed.
+        num_episodes: whole episodes, of the greedy and as many of the sampled policy.
+
+    Returns:
+        `score`: what an episode of the greedy policy returns, exactly where the environment's model is known, and
+        otherwise the mean of the episodes; `greedy_return`, `greedy_length`, `sampled_return`, `sampled_length`: means
+        over episodes; and where the model is known the fields of `Optimality`.
+    """
+    values: dict[str, Array] = {}
+    for name, key_episodes in zip(("greedy", "sampled"), jax.random.split(key), strict=True):
+        episodes = evaluate(config, state, key_episodes, num_episodes=num_episodes, greedy=name == "greedy")
+        values[f"{name}_return"] = jnp.mean(episodes.episode_return)
+        values[f"{name}_length"] = jnp.mean(episodes.episode_length, dtype=jnp.float32)
+    values |= optimality(config, state)._asdict() if knows_optimum(config) else {}
+    return {"score": values.get("expected_return", values["greedy_return"])} | values
 
 
 class Optimality(NamedTuple):

@@ -13,13 +13,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.environments.interface import TabularModel
-from purejaxppo.fields import COUNT, UNIT_INTERVAL, Allowed, ConfigError, Number, check_traced
+from purejaxppo.errors import ConfigError
+from purejaxppo.settings import COUNT, UNIT_INTERVAL, Constraint, Number, check_traced
 
 TOLERANCE = 2e-7  # change of a value, relative to the largest, that is taken for none in float32
 MAX_SWEEPS = 20_000
 SOLVED_DENSELY = 512  # states up to which a policy is evaluated by products of [S, S] matrices
 TIED = 1e-4  # actions whose values differ by less, relative to the largest value, are equally good
+
+
+class TabularModel(NamedTuple):
+    """A finite environment as arrays: what each of `A` actions does in each of `S` states, with `K` outcomes.
+
+    States that only a terminating step leads to are states like any other, though no episode goes on from there.
+    """
+
+    next_state: Array  # [S, A, K], int32
+    probability: Array  # [S, A, K]
+    reward: Array  # [S, A, K]
+    terminated: Array  # [S, A, K], bool
+    start: Array  # [S], probability that an episode starts here
+    mask: Array  # [S, A], bool, the available actions
+    obs: Array  # [S, ...], what the agent sees
 
 
 class Solution(NamedTuple):
@@ -206,7 +221,7 @@ def _reachable(model: TabularModel) -> Array:
     return jax.lax.while_loop(lambda c: jnp.any(c[0] != c[1]), spread, (jnp.zeros_like(starts), starts))[1]
 
 
-def _checked(name: str, value: Any, allowed: Allowed) -> Any:
+def _checked(name: str, value: Any, allowed: Constraint) -> Any:
     """A single number, as it is allowed to be."""
     if np.ndim(value):
         raise ConfigError(f"{name}={value!r}: must be a single number; jax.vmap maps over many")

@@ -13,7 +13,7 @@ from jax import Array
 from purejaxppo.config import Config
 from purejaxppo.distributions import Categorical, Distribution
 from purejaxppo.environments import TabularModel, interface, is_tabular, make, tabulate
-from purejaxppo.fields import ConfigError
+from purejaxppo.errors import ConfigError
 from purejaxppo.losses import Batch
 from purejaxppo.networks import ActorCritic, Recurrent, RecurrentActorCritic, Shape
 from purejaxppo.normalizers import normalize

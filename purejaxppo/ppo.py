@@ -11,7 +11,7 @@ from jax import Array
 from purejaxppo.acting import Runner, Transition, rollout, start, values
 from purejaxppo.advantages import gae
 from purejaxppo.config import Config, check_config
-from purejaxppo.fields import check_key
+from purejaxppo.keys import check_key
 from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
 from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, scale_rewards
 from purejaxppo.planning import expected_return

@@ -14,7 +14,7 @@ import jax
 import tyro
 
 from purejaxppo.cli import describe, envs, evaluate, plot, render, report, resume, sweep, train
-from purejaxppo.fields import ConfigError
+from purejaxppo.errors import ConfigError
 
 # A command is a module with `flags(argv)`, the type of its flags as tyro reads it, and `main(flags)`.
 COMMANDS: dict[str, Any] = {

@@ -6,8 +6,8 @@ import jax
 
 from purejaxppo.cli import output, runs, summary
 from purejaxppo.cli.flags import SEED, flag, flags_type
-from purejaxppo.fields import COUNT, check_static
 from purejaxppo.policies import knows_optimum
+from purejaxppo.settings import COUNT, check_static
 
 HELP = """Play whole episodes with the agents of a run, and compare with the optimum where it is known.
 

@@ -11,11 +11,12 @@ from jax import Array
 
 from purejaxppo import environments, presets
 from purejaxppo.config import Config
-from purejaxppo.fields import COUNT, Allowed, ConfigError, Settings, static
+from purejaxppo.errors import ConfigError
 from purejaxppo.presets import preset
+from purejaxppo.settings import COUNT, Constraint, Settings, static
 
 DEFAULT_PRESET = "treasure"
-SEED = Allowed("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, kind=int)
+SEED = Constraint("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, number=int)
 
 Flag = tuple[str, Any, Any]
 
@@ -61,8 +62,8 @@ def _kind(field: dataclasses.Field[Any], default: Any) -> Any:
     kind: Any = type(field.default)
     if field.name == "env_params":
         kind = tuple[str, ...]
-    elif allowed is not None and allowed.kind is not None:
-        kind = allowed.kind
+    elif allowed is not None and allowed.number is not None:
+        kind = allowed.number
     elif kind is tuple:
         kind = tuple[int, ...]
     return kind | None if default is None else kind

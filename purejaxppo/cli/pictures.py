@@ -11,8 +11,8 @@ from rich.console import Console
 from purejaxppo.cli.summary import Verdict
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
-from purejaxppo.experiment import files
-from purejaxppo.fields import ConfigError
+from purejaxppo.errors import ConfigError
+from purejaxppo.experiment.runs import files
 from purejaxppo.policies import knows_optimum
 from purejaxppo.ppo import TrainState, init, update
 
@@ -52,7 +52,7 @@ def place(run: Path, output: Path | None) -> Path:
 def draw_learning(config: Config, metrics: dict[str, np.ndarray], verdict: Verdict, directory: Path) -> list[str]:
     """The learning curves; returns the names of the files, as all of these functions do."""
     # Imported here, as below: matplotlib takes a while, and most commands draw nothing.
-    from purejaxppo.experiment import plots
+    from purejaxppo.experiment.pictures import plots
 
     curves = metrics.get("expected_return", metrics["episode_return"])
     figure = plots.learning_curves(curves, config.batch_size, optimum=verdict.optimum)
@@ -62,7 +62,7 @@ def draw_learning(config: Config, metrics: dict[str, np.ndarray], verdict: Verdi
 
 def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Path) -> list[str]:
     """What one agent learned beside the exact solution, on a gridworld."""
-    from purejaxppo.experiment import plots
+    from purejaxppo.experiment.pictures import plots
 
     if not (isinstance(make(config.env), GridWorld) and knows_optimum(config)):
         return []
@@ -72,7 +72,7 @@ def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Pat
 
 def draw_updates(config: Config, key: Array, directory: Path) -> list[str]:
     """The clipped surrogate early in training, and the ratios of all of it; this trains an agent twice."""
-    from purejaxppo.experiment import plots
+    from purejaxppo.experiment.pictures import plots
 
     key_early, key_surrogate, key_ratios = jax.random.split(jax.random.fold_in(key, DRAWING), 3)
     plots.surrogate(config, _early(config, key_early), key_surrogate).savefig(directory / "surrogate.png")
@@ -82,7 +82,7 @@ def draw_updates(config: Config, key: Array, directory: Path) -> list[str]:
 
 def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array, directory: Path) -> list[str]:
     """One agent's walk, and on a gridworld all agents at once."""
-    from purejaxppo.experiment import render
+    from purejaxppo.experiment.pictures import animations as render
 
     key_walk, key_crowd = jax.random.split(jax.random.fold_in(key, DRAWING + 1))
     env, drawn = make(config.env), []

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from purejaxppo.cli import output
-from purejaxppo.experiment.loop import Progress, Watch
+from purejaxppo.experiment.runs.loop import Progress, Watch
 
 SECONDS_BETWEEN_LINES = 10.0
 

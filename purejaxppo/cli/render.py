@@ -25,7 +25,7 @@ def flags(argv: list[str]) -> type:
 
 def main(flags: Any) -> None:
     """Draw, and say what."""
-    from purejaxppo.experiment import render  # imported here: matplotlib takes a while
+    from purejaxppo.experiment.pictures import animations as render  # imported here: matplotlib takes a while
 
     config, keys, state = runs.read(flags.directory)
     render.check(config)

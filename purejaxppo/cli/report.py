@@ -10,9 +10,10 @@ from tyro.conf import Positional
 
 from purejaxppo.cli import output
 from purejaxppo.cli.flags import flag, flags_type
-from purejaxppo.experiment import documents, report
-from purejaxppo.experiment.reports import Report
-from purejaxppo.fields import ConfigError
+from purejaxppo.errors import ConfigError
+from purejaxppo.experiment import report
+from purejaxppo.experiment.reports import formats as documents
+from purejaxppo.experiment.reports.report import Report
 
 PIPE_WIDTH = 160  # characters
 HELP = """Compare finished runs and sweeps: interquartile means with intervals, probability of improvement, every seed.

@@ -6,7 +6,7 @@ from typing import Any
 from purejaxppo.cli import output, runs
 from purejaxppo.cli.flags import flags_type
 from purejaxppo.experiment import resume
-from purejaxppo.experiment.runs import open_job
+from purejaxppo.experiment.runs.run import open_job
 
 HELP = """Go on with a run that was stopped or killed, from its newest whole checkpoint, as if it had never stopped.
 

@@ -16,9 +16,9 @@ from tyro.conf import Positional
 from purejaxppo.cli import progress, summary
 from purejaxppo.cli.flags import flag
 from purejaxppo.config import Config
-from purejaxppo.experiment import files, logs
-from purejaxppo.experiment.runs import newest_state, open_job
-from purejaxppo.fields import ConfigError
+from purejaxppo.errors import ConfigError
+from purejaxppo.experiment.runs import files, logs
+from purejaxppo.experiment.runs.run import newest_state, open_job
 from purejaxppo.ppo import TrainState
 
 DIRECTORY_FLAG = flag("directory", Positional[Path], dataclasses.MISSING, "the run's directory")

@@ -11,7 +11,7 @@ from rich.console import Console
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.evaluation import Optimality, act, evaluate, optimality
-from purejaxppo.experiment.terminal import map_text
+from purejaxppo.experiment.pictures.terminal import map_text
 from purejaxppo.policies import knows_optimum, policy_table
 from purejaxppo.ppo import TrainState
 

@@ -12,9 +12,9 @@ import jax
 from purejaxppo.cli import runs
 from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, to_config, to_settings
 from purejaxppo.cli.report import show
+from purejaxppo.errors import ConfigError
 from purejaxppo.experiment import report, sweep
-from purejaxppo.experiment.reports import check_threshold
-from purejaxppo.fields import ConfigError
+from purejaxppo.experiment.reports.report import check_threshold
 
 HELP = """Train every combination of some fields' values, each from many seeds, and compare them.
 

@@ -13,9 +13,9 @@ from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, settings
 from purejaxppo.cli.runs import Result
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
+from purejaxppo.errors import ConfigError
 from purejaxppo.experiment import Schedule, run
-from purejaxppo.experiment.runs import check_free
-from purejaxppo.fields import ConfigError
+from purejaxppo.experiment.runs.run import check_free
 from purejaxppo.ppo import train
 
 HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.

@@ -12,13 +12,14 @@ import numpy as np
 from gymnax.environments import spaces
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
-from purejaxppo.environments import adapters, layout
-from purejaxppo.environments.checking import check_env
+from purejaxppo.environments import adapters, maps
+from purejaxppo.environments.env_checker import check_env
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
-from purejaxppo.environments.interface import Environment, MultiDiscrete, TabularModel
+from purejaxppo.environments.interface import Environment, MultiDiscrete
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
 from purejaxppo.environments.tabular import is_tabular, tabulate
-from purejaxppo.fields import ConfigError, unknown_name
+from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.planning import TabularModel
 
 __all__ = [
     "Environment",
@@ -37,9 +38,9 @@ __all__ = [
 
 def _register() -> None:
     """Our environments go into gymnax's own registry, so that there is one list of ids."""
-    factories: dict[str, Any] = {f"GridWorld-{name}": functools.partial(GridWorld, name) for name in layout.names()}
+    factories: dict[str, Any] = {f"GridWorld-{name}": functools.partial(GridWorld, name) for name in maps.names()}
     factories |= {
-        f"GridWorld-{name}-coordinates": functools.partial(GridWorld, name, "coordinates") for name in layout.names()
+        f"GridWorld-{name}-coordinates": functools.partial(GridWorld, name, "coordinates") for name in maps.names()
     }
     factories |= {
         "RandomGridWorld": RandomGridWorld,

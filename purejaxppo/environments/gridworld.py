@@ -11,9 +11,11 @@ import numpy as np
 from gymnax.environments import spaces
 from jax import Array
 
-from purejaxppo.environments import layout as maps
-from purejaxppo.environments.interface import Environment, TabularModel
-from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Number, Settings, traced
+from purejaxppo.environments import maps
+from purejaxppo.environments.interface import Environment
+from purejaxppo.errors import ConfigError
+from purejaxppo.planning import TabularModel
+from purejaxppo.settings import COUNT, FINITE, UNIT_INTERVAL, Number, Settings, traced
 
 TURNS = (0, 1, len(maps.ACTIONS) - 1)  # how the wind turns a move: not at all, to its right, to its left
 
@@ -74,7 +76,7 @@ class GridWorld(Environment):
         maps.parse(self.layout)
 
     @property
-    def map(self) -> maps.Layout:
+    def map(self) -> maps.Map:
         """The parsed map."""
         return maps.parse(self.layout)
 

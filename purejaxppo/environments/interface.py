@@ -13,22 +13,8 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
-from purejaxppo.fields import ConfigError
-
-
-class TabularModel(NamedTuple):
-    """A finite environment as arrays: what each of `A` actions does in each of `S` states, with `K` outcomes.
-
-    States that only a terminating step leads to are states like any other, though no episode goes on from there.
-    """
-
-    next_state: Array  # [S, A, K], int32
-    probability: Array  # [S, A, K]
-    reward: Array  # [S, A, K]
-    terminated: Array  # [S, A, K], bool
-    start: Array  # [S], probability that an episode starts here
-    mask: Array  # [S, A], bool, the available actions
-    obs: Array  # [S, ...], what the agent sees
+from purejaxppo.errors import ConfigError
+from purejaxppo.planning import TabularModel
 
 
 class MultiDiscrete(spaces.Space):

@@ -11,8 +11,9 @@ from jax import Array
 
 from purejaxppo.environments.gridworld import blown
 from purejaxppo.environments.interface import Environment
-from purejaxppo.environments.layout import ACTIONS, MOVES
-from purejaxppo.fields import COUNT, FINITE, UNIT_INTERVAL, ConfigError, Number, Settings, check_static, traced
+from purejaxppo.environments.maps import ACTIONS, MOVES
+from purejaxppo.errors import ConfigError
+from purejaxppo.settings import COUNT, FINITE, UNIT_INTERVAL, Number, Settings, check_static, traced
 
 
 class RandomGridWorldParams(Settings):

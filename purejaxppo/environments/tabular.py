@@ -15,8 +15,9 @@ from gymnax.environments.misc.rooms import EnvState as FourRoomsState
 from gymnax.environments.misc.rooms import FourRooms
 from jax import Array
 
-from purejaxppo.environments.interface import Environment, TabularModel
-from purejaxppo.fields import ConfigError
+from purejaxppo.environments.interface import Environment
+from purejaxppo.errors import ConfigError
+from purejaxppo.planning import TabularModel
 
 
 def tabulate(env: Any, params: Any) -> TabularModel | None:

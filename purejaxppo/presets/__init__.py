@@ -14,7 +14,7 @@ import tomli_w
 from purejaxppo import environments
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, RandomGridWorld
-from purejaxppo.fields import ConfigError, unknown_name
+from purejaxppo.errors import ConfigError, unknown_name
 
 # Environments that a file can hold as a table, by their `type` there.
 TYPES: dict[str, type[GridWorld] | type[RandomGridWorld]] = {

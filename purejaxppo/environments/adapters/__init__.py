@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from purejaxppo.fields import ConfigError
+from purejaxppo.errors import ConfigError
 
 SUITES = ("brax", "craftax", "jumanji", "navix", "pgx", "xminigrid")
 

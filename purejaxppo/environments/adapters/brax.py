@@ -11,7 +11,8 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.environments.interface import Environment, strong
-from purejaxppo.fields import COUNT, ConfigError, Settings, traced, unknown_name
+from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.settings import COUNT, Settings, traced
 
 BACKENDS = ("generalized", "mjx", "positional", "spring")
 

@@ -12,7 +12,8 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.environments.interface import Environment
-from purejaxppo.fields import COUNT, Settings, traced, unknown_name
+from purejaxppo.errors import unknown_name
+from purejaxppo.settings import COUNT, Settings, traced
 
 NEVER = np.iinfo(np.int32).max
 

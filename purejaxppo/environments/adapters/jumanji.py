@@ -15,7 +15,8 @@ from jax import Array
 from jumanji import specs
 
 from purejaxppo.environments.interface import Environment, MultiDiscrete
-from purejaxppo.fields import COUNT, ConfigError, Settings, traced, unknown_name
+from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.settings import COUNT, Settings, traced
 
 MASK = "action_mask"
 MOST_CATEGORIES = 40  # integers of more values than this are read as numbers, not as one-hot vectors

@@ -12,7 +12,8 @@ from jax import Array
 from navix.rendering.cache import RenderingCache
 
 from purejaxppo.environments.interface import Environment
-from purejaxppo.fields import COUNT, Settings, traced, unknown_name
+from purejaxppo.errors import unknown_name
+from purejaxppo.settings import COUNT, Settings, traced
 
 # What a cell of the grid shows: the number of kinds of things, of colours, and of states (a facing or a door's).
 NUM_CATEGORIES = (11, 6, 4)

@@ -12,7 +12,8 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.environments.interface import Environment
-from purejaxppo.fields import COUNT, ConfigError, Settings, traced, unknown_name
+from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.settings import COUNT, Settings, traced
 
 
 class PgxParams(Settings):

@@ -13,7 +13,8 @@ from xminigrid.core.constants import NUM_COLORS, NUM_TILES
 from xminigrid.envs.xland import XLandEnvParams
 
 from purejaxppo.environments.interface import Environment
-from purejaxppo.fields import COUNT, Settings, traced, unknown_name
+from purejaxppo.errors import unknown_name
+from purejaxppo.settings import COUNT, Settings, traced
 
 
 class XMiniGridParams(Settings):

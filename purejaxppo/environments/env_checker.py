@@ -1,0 +1,157 @@
+"""What is wrong with a new environment, in plain words."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+from jax import Array
+
+from purejaxppo.environments import interface
+from purejaxppo.keys import is_key
+
+SEED = 0
+
+
+def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> list[str]:
+    """Everything about an environment that training would stumble over, or that is probably not meant.
+
+    It resets the environment, and takes random steps in it.
+
+    Args:
+        env: an environment with gymnax's interface, see `Environment`.
+        env_params: its parameters; its defaults if None.
+        num_steps: of the random walk.
+
+    Returns:
+        One sentence for each problem; none if all is well.
+    """
+    try:
+        params = env.default_params if env_params is None else env_params
+        return [*_of_interface(env, params)] or [*_of_shapes(env, params)] or [*_of_walk(env, params, num_steps)]
+    except Exception as error:  # whatever an author's code raises is what is wrong with it
+        return [f"it raises {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"]
+
+
+def _of_interface(env: Any, params: Any) -> Iterator[str]:
+    """Problems that show before anything runs."""
+    try:
+        hash(env)
+    except TypeError:
+        yield "it is not hashable, and so cannot be part of a compiled program: make it a frozen dataclass"
+    action_space, obs_space = env.action_space(params), env.observation_space(params)
+    if not isinstance(action_space, spaces.Discrete | spaces.Box | interface.MultiDiscrete):
+        yield f"action_space is {action_space!r}: it must be Discrete, MultiDiscrete or Box"
+    if isinstance(action_space, spaces.Box) and not np.all(np.less(action_space.low, action_space.high)):
+        yield f"action_space is {action_space!r}: low must be below high"
+    if not isinstance(obs_space, spaces.Discrete | spaces.Box | spaces.Dict | spaces.Tuple):
+        yield f"observation_space is {obs_space!r}: it must be Discrete, Box, Dict or Tuple"
+
+
+def _of_shapes(env: Any, params: Any) -> Iterator[str]:
+    """Problems that show when it is traced."""
+    key = jax.random.key(SEED)
+    obs, state = jax.eval_shape(env.reset, key, params)
+    yield from _of_spec("reset's observation", env.observation_space(params), obs)
+    action = jax.eval_shape(lambda obs, key: _random_action(env, params, obs, key), obs, key)
+    result = jax.eval_shape(env.step, key, state, action, params)
+    if len(result) not in (5, 6):
+        yield f"step gives {len(result)} values: it must give obs, state, reward, terminated, truncated, info"
+        return
+    new_obs, new_state, reward, terminated = result[:4]
+    yield from _of_spec("step's observation", env.observation_space(params), new_obs)
+    yield from _of_state(state, new_state)
+    for name, value in (("reward", reward), ("terminated", terminated), *zip(["truncated"], result[4:5], strict=True)):
+        if len(result) == 6 and value.shape != ():
+            yield f"{name} has shape {value.shape}: it must be a single number"
+    if len(result) == 6 and "final_observation" not in result[5]:
+        yield "step's info lacks 'final_observation', the successor before any reset"
+
+
+def _of_state(state: Any, new_state: Any) -> Iterator[str]:
+    """Problems of a state that changes its form."""
+    before, after = jax.tree.structure(state), jax.tree.structure(new_state)
+    if before != after:  # type: ignore[operator]
+        yield f"step changes the structure of the state, from {before} to {after}"
+        return
+    leaves = zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(new_state), strict=True)
+    for (path, old), new in leaves:
+        if old.shape != new.shape:
+            yield f"step changes the shape of state{jax.tree_util.keystr(path)}, from {old.shape} to {new.shape}"
+
+
+def _of_spec(what: str, space: Any, obs: Any) -> Iterator[str]:
+    """Problems of an observation's shape."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for part, value in interface.parts(space, obs):
+            yield from _of_spec(what, part, value)
+    elif tuple(obs.shape) != tuple(space.shape):
+        yield f"{what} has shape {obs.shape}, but observation_space says {tuple(space.shape)}"
+
+
+def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
+    """Problems that show when it runs."""
+    key_start, key_steps = jax.random.split(jax.random.key(SEED))
+    obs, state = jax.jit(interface.reset, static_argnums=0)(env, key_start, params)
+
+    def step(carry: tuple[Any, Any], key: Array) -> Any:
+        obs, state = carry
+        key_action, key_step = jax.random.split(key)
+        mask = interface.action_mask(env, obs, params)
+        step = interface.step(env, key_step, state, _random_action(env, params, obs, key_action), params)
+        again = interface.step(env, key_step, state, _random_action(env, params, obs, key_action), params)
+        return (step.obs, step.state), (step, again, mask)
+
+    keys = jax.random.split(key_steps, num_steps)
+    _, (steps, again, masks) = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((obs, state))
+    yield from _of_values("observation", interface.observation_space(env), steps.obs)
+    yield from _of_values("final_observation", interface.observation_space(env), steps.next_obs)
+    if not np.all(np.isfinite(steps.reward)):
+        yield "a reward is not finite"
+    if not all(map(_same, jax.tree.leaves(steps), jax.tree.leaves(again))):
+        yield "the same step with the same key gave something else"
+    if masks is not None and not np.all(np.any(masks, axis=-1)):
+        yield "action_mask allowed no action at all in some state"
+    goes_on = ~np.asarray(steps.done)
+    if not all(map(_same, *(_rows(tree, goes_on) for tree in (steps.obs, steps.next_obs)))):
+        yield "where an episode goes on, final_observation differs from the observation"
+    if not interface.tells_truncation(env, params):
+        yield "step gives five values: a time limit cannot be told from a termination; gymnax 1.0 gives six"
+    if not np.any(steps.done):
+        yield f"no episode ended in {num_steps} random steps: evaluation would not return if none ever does"
+
+
+def _of_values(what: str, space: Any, values: Any) -> Iterator[str]:
+    """Problems of observations `[T, ...]` outside of their space."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for part, value in interface.parts(space, values):
+            yield from _of_values(what, part, value)
+        return
+    low, high = (0, space.n - 1) if isinstance(space, spaces.Discrete) else (space.low, space.high)
+    if np.any(np.isnan(values)):
+        yield f"{what} holds NaN"
+    elif np.any(np.less(values, low)) or np.any(np.greater(values, high)):
+        yield f"{what} leaves observation_space, which is {space!r}: it was seen from {values.min()} to {values.max()}"
+
+
+def _random_action(env: Any, params: Any, obs: Any, key: Array) -> Array:
+    """One that the mask allows."""
+    space, mask = env.action_space(params), interface.action_mask(env, obs, params)
+    if mask is None:
+        return space.sample(key)
+    return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf))
+
+
+def _rows(tree: Any, chosen: np.ndarray) -> list[np.ndarray]:
+    return [np.asarray(leaf)[chosen] for leaf in jax.tree.leaves(tree)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Up to rounding: XLA may compute one thing in two ways."""
+    if is_key(a):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    if jnp.issubdtype(a.dtype, jnp.floating):
+        return np.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True)
+    return np.array_equal(a, b)

@@ -1,0 +1,216 @@
+"""A report as tables for the terminal, as JSON, and as Markdown with pictures."""
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.experiment.reports.report import Curve, Report, Row
+from purejaxppo.experiment.reports.statistics import Interval
+from purejaxppo.experiment.runs import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+JSON, MARKDOWN = "report.json", "report.md"
+
+Cells = list[list[str]]  # lines of a table, the header first
+
+
+def to_json(report: Report) -> str:
+    """All numbers, every seed's among them; NaN is null."""
+    return json.dumps(_plain(report), indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Records as objects, arrays as lists, NaN as None."""
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Report | Row | Curve | Interval):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def tables(report: Report) -> list[Table]:
+    """For the terminal: of each environment a table of the configurations, and one of their seeds."""
+    found = []
+    for environment, rows in _by_environment(report):
+        found.append(_terminal_table(environment, _summary(report, rows)))
+        found.append(_terminal_table(f"{environment}, by seed", _by_seed(report, rows)))
+    return found
+
+
+def _terminal_table(title: str, cells: Cells) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for number, name in enumerate(cells[0]):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for texts in cells[1:]:
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def to_markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
+    """The tables, with a text that says what the numbers are.
+
+    Args:
+        report: what came of some configurations.
+        pictures: the names of the picture files of each environment.
+    """
+    threshold = ""
+    if report.threshold is not None:
+        mean = f" of {report.window} updates" if report.window > 1 else ""
+        threshold = (
+            f" *Reached*: the seeds whose mean return{mean} reached {_number(report.threshold)}; steps and seconds to "
+            "there are medians over all seeds, the seconds those of a training of all of them at once."
+        )
+    text = (
+        "# Report\n\n"
+        f"*IQM*: the interquartile mean over seeds and its {100 * report.confidence:g}% interval, by a stratified "
+        f"bootstrap of {report.num_resamples:,} resamples. *P(better)*: the probability that a seed is better than one "
+        f"of the baseline's, with its interval; both after Agarwal et al., 2021.{threshold} Seconds of compiling and "
+        "running are a configuration's share of those of its programs.\n"
+    )
+    for number, (environment, rows) in enumerate(_by_environment(report)):
+        links = "".join(f"![{name}]({name})\n" for name in (pictures[number] if pictures else ()))
+        text += (
+            f"\n## {environment}\n\n{_markdown_table(_summary(report, rows))}\n{links}"
+            f"\n<details><summary>Every seed</summary>\n\n{_markdown_table(_by_seed(report, rows))}\n</details>\n"
+        )
+    return text
+
+
+def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> list[Path]:
+    """Write `report.json`, `report.md` and its pictures; returns their paths.
+
+    Args:
+        report: what came of some configurations.
+        directory: made if it is not there; not that of a run.
+        overwrite: whether files of these names may be replaced.
+
+    Raises:
+        ConfigError: the directory cannot be written to, is a run's, or holds such files.
+    """
+    path = Path(directory)
+    pictures = [_picture_names(number) for number, _ in enumerate(_by_environment(report))]
+    names = [JSON, MARKDOWN, *(name for group in pictures for name in group)]
+    taken = [name for name in names if (path / name).exists()]
+    if (path / files.RUN).exists():
+        raise ConfigError(f"directory={str(path)!r}: must not be a run's")
+    if taken and not overwrite:
+        raise ConfigError(f"directory={str(path)!r}: already holds {taken[0]!r}, and nothing is overwritten")
+    contents: list[str | bytes] = [to_json(report), to_markdown(report, pictures), *_pictures(report)]
+    with files.written(f"directory={str(path)!r}"):
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in zip(names, contents, strict=True):
+            files.write(path / name, content)
+    return [path / name for name in names]
+
+
+def _picture_names(number: int) -> list[str]:
+    """Of the environment with that number."""
+    end = f"-{number + 1}.png" if number else ".png"
+    return [f"{name}{end}" for name in ("iqm", "seeds", "curves")]
+
+
+def _pictures(report: Report) -> Iterator[bytes]:
+    """Those of one environment after the other, in the order of their names."""
+    from purejaxppo.experiment.pictures import (
+        plots,  # imported here: matplotlib takes a while, and not every report is drawn
+    )
+
+    for _, rows in _by_environment(report):
+        names = [row.name for row in rows]
+        curves = [(row.curve.steps, *row.curve.iqm) for row in rows]
+        yield _png(plots.intervals(names, [row.iqm for row in rows], confidence=report.confidence))
+        yield _png(plots.seeds(names, [row.scores for row in rows], [row.iqm.estimate for row in rows]))
+        yield _png(plots.curves(names, curves, confidence=report.confidence, threshold=report.threshold))
+
+
+def _png(figure: "Figure") -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def _by_environment(report: Report) -> list[tuple[str, list[Row]]]:
+    """Rows that can be compared: returns on different environments cannot."""
+    groups: dict[str, list[Row]] = {}
+    for row in report.rows:
+        groups.setdefault(row.baseline or row.name, []).append(row)
+    return [(rows[0].environment, rows) for rows in groups.values()]
+
+
+def _summary(report: Report, rows: list[Row]) -> Cells:
+    """One line per configuration, below the header."""
+    header = ["configuration", f"IQM [{100 * report.confidence:g}% interval]", "worst", "best", "P(better)"]
+    header += ["reached", "steps", "seconds"] if report.threshold is not None else []
+    return [[*header, "compile s", "run s"], *(_summary_of(report, row) for row in rows)]
+
+
+def _summary_of(report: Report, row: Row) -> list[str]:
+    better = "baseline" if row.improvement is None else _interval(row.improvement, _probability)
+    note = " (one seed: no interval)" if len(row.scores) == 1 else ""
+    cells = [row.name, _interval(row.iqm, _number) + note, _number(row.scores.min()), _number(row.scores.max()), better]
+    if report.threshold is not None:
+        num_reached = np.isfinite(row.steps_to_threshold).sum()
+        steps, seconds = map(_median, (row.steps_to_threshold, row.seconds_to_threshold))
+        cells += [f"{num_reached}/{len(row.scores)}", _count(steps), _seconds(seconds)]
+    return [*cells, _seconds(row.compile_seconds), _seconds(row.run_seconds)]
+
+
+def _by_seed(report: Report, rows: list[Row]) -> Cells:
+    """One line per seed, below the header."""
+    header = ["configuration", "seed", "score"]
+    if report.threshold is None:
+        return [header, *([row.name, str(i), _number(score)] for row in rows for i, score in enumerate(row.scores))]
+    lines = [[*header, "steps to threshold", "seconds"]]
+    for row in rows:
+        numbers = zip(row.scores, row.steps_to_threshold, row.seconds_to_threshold, strict=True)
+        for i, (score, steps, seconds) in enumerate(numbers):
+            lines.append([row.name, str(i), _number(score), _count(steps), _seconds(seconds)])
+    return lines
+
+
+def _markdown_table(cells: Cells) -> str:
+    header, *lines = [[text.replace("|", "\\|") for text in line] for line in cells]
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+
+
+def _median(values: np.ndarray) -> float:
+    """Of seeds, where those that never reach it are beyond any other; NaN if that is where the median is."""
+    median = np.median(np.where(np.isnan(values), np.inf, values))
+    return float(median) if np.isfinite(median) else math.nan
+
+
+def _interval(interval: Interval, spell: Callable[[float], str]) -> str:
+    estimate, low, high = map(float, interval)
+    return spell(estimate) if math.isnan(low) else f"{spell(estimate)} [{spell(low)}, {spell(high)}]"
+
+
+def _probability(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:z.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def _count(steps: float) -> str:
+    return "-" if math.isnan(steps) else f"{steps:,.0f}"
+
+
+def _seconds(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{seconds:,.2f}"

@@ -1,0 +1,154 @@
+"""Statistics of few runs, after rliable: point estimates that outliers do not move, with intervals.
+
+Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021.
+
+Scores are `[..., num_tasks, num_seeds]`: tasks are the strata, and leading axes (the points of a curve, say) are
+resampled together. `[num_seeds]` is one task.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.settings import COUNT, Constraint, check_static
+
+NUMBERS_AT_ONCE = 2**22  # resampled numbers that are held at a time, which bounds the memory
+
+
+class Interval(NamedTuple):
+    """A point estimate and its confidence interval."""
+
+    estimate: Any  # [...]
+    low: Any  # [...], NaN where there is no interval
+    high: Any  # [...]
+
+
+def iqm(scores: Any) -> np.ndarray:
+    """The interquartile mean: the mean without the lowest and the highest quarter of all scores, `[...]`.
+
+    With `n` scores over all tasks and seeds in ascending order, and `k = floor(n / 4)`: the mean of
+    `x[k], ..., x[n - k - 1]`. As insensitive to outliers as a median, and it uses half of the scores.
+
+    Raises:
+        ConfigError: there are none, or they are not finite.
+    """
+    scores = as_scores(scores)
+    pooled = scores.reshape(*scores.shape[:-2], -1)
+    cut = pooled.shape[-1] // 4
+    last = pooled.shape[-1] - cut - 1
+    return np.partition(pooled, (cut, last))[..., cut : last + 1].mean(axis=-1)
+
+
+def probability_of_improvement(x: Any, y: Any) -> np.ndarray:
+    """How probable it is that a random run of `x` beats one of `y` on the same task, the mean over tasks, `[...]`.
+
+    On each task it is `U / (n m)`, the statistic of Mann and Whitney divided by the number of pairs: the share of
+    pairs where `x` is larger, with equal ones counted half.
+
+    Raises:
+        ConfigError: there are no scores, they are not finite, or the numbers of tasks differ.
+    """
+    x, y = as_scores(x), as_scores(y)
+    if x.shape[:-1] != y.shape[:-1]:
+        raise ConfigError(f"scores: must be of the same tasks, not {x.shape[:-1]} and {y.shape[:-1]}")
+    share = np.empty(x.shape[:-1])
+    for index in np.ndindex(share.shape):
+        ordered = np.sort(y[index])
+        below, not_above = (np.searchsorted(ordered, x[index], side) for side in ("left", "right"))
+        share[index] = (below + not_above).mean() / (2 * len(ordered))
+    return share.mean(axis=-1)
+
+
+def stratified_bootstrap(
+    *samples: Any,
+    statistic: Callable[..., np.ndarray] = iqm,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """A statistic and its percentile interval: the quantiles of the statistic over resamples of the seeds.
+
+    A resample draws, in every task of every sample independently, as many seeds as there are, with replacement.
+
+    Args:
+        samples: scores, which `statistic` takes in this order.
+        statistic: reduces the last two axes, as `iqm` and `probability_of_improvement` do.
+        num_resamples: how many.
+        confidence: the interval's nominal coverage, in (0, 1).
+        seed: of the resampling.
+
+    Returns:
+        `[...]`; the interval is NaN where a sample has only one seed, which says nothing about the spread.
+
+    Raises:
+        ConfigError: an argument is not allowed, or scores are missing or not finite.
+    """
+    num_resamples = check_static("num_resamples", num_resamples, COUNT)
+    if not 0 < confidence < 1:
+        raise ConfigError.of("confidence", confidence, "a number in (0, 1)")
+    scores = [as_scores(sample) for sample in samples]
+    estimate = statistic(*scores)
+    if any(sample.shape[-1] == 1 for sample in scores):
+        return Interval(estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan))
+    rng = np.random.default_rng(seed)
+    most = max(1, NUMBERS_AT_ONCE // sum(sample.size for sample in scores))
+    counts = [min(most, num_resamples - start) for start in range(0, num_resamples, most)]
+    drawn = [statistic(*(_resample(sample, count, rng) for sample in scores)) for count in counts]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    return Interval(estimate, low, high)
+
+
+def steps_to_threshold(curves: Any, steps: Any, threshold: float, *, window: int = 1) -> np.ndarray:
+    """The steps after which the mean return of `window` successive updates first reaches a threshold, `[...]`.
+
+    Args:
+        curves: `[..., num_updates]`, returns; NaN where no episode ended, which the mean leaves out.
+        steps: `[num_updates]`, the steps taken by the end of each update.
+        threshold: the return to reach.
+        window: updates; the last of them counts.
+
+    Returns:
+        float64; NaN where it is never reached.
+
+    Raises:
+        ConfigError: the window is not an integer from 1 to the number of updates.
+    """
+    curves, steps = np.asarray(curves, float), np.asarray(steps, float)
+    allowed = f"an integer from 1 to the number of updates, {curves.shape[-1]}"
+    window = check_static("window", window, Constraint(allowed, lambda x: 1 <= x <= curves.shape[-1], number=int))
+    num_windows = curves.shape[-1] - window + 1
+    shifted = [curves[..., start : start + num_windows] for start in range(window)]
+    total = sum(np.where(np.isnan(part), 0, part) for part in shifted)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no episode ended in the whole window
+        mean = total / sum(~np.isnan(part) for part in shifted)
+    reached = mean >= threshold
+    return np.where(reached.any(axis=-1), steps[window - 1 :][reached.argmax(axis=-1)], np.nan)
+
+
+def last_known(curves: Any) -> np.ndarray:
+    """Curves `[..., num_updates]` with each NaN replaced by the last number before it, where there is one."""
+    curves = np.asarray(curves, float)
+    known = np.where(np.isnan(curves), 0, np.arange(curves.shape[-1]))
+    return np.take_along_axis(curves, np.maximum.accumulate(known, axis=-1), axis=-1)
+
+
+def as_scores(scores: Any) -> np.ndarray:
+    """Scores `[..., num_tasks, num_seeds]` as finite float64.
+
+    Raises:
+        ConfigError: there are none, or they are not finite.
+    """
+    array = np.atleast_2d(np.asarray(scores, float))
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ConfigError(f"scores: must be finite numbers, at least one for each task, not {scores!r}")
+    return array
+
+
+def _resample(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`[count, ...]`; the seeds of each task are drawn anew, the same ones for all leading axes."""
+    *leading, num_tasks, num_seeds = scores.shape
+    chosen = rng.integers(num_seeds, size=(count, *(1 for _ in leading), num_tasks, num_seeds))
+    return np.take_along_axis(scores[None], chosen, axis=-1)

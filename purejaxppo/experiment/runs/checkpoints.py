@@ -1,0 +1,213 @@
+"""Checkpoints on disk, by Orbax, which only this module knows.
+
+A checkpoint is a directory with a number of updates as its name. It holds what Orbax wrote, and `manifest.json`: the
+SHA-256 of every file, and which run it belongs to. It is written under another name, brought to the disk, and then
+renamed; so what has a checkpoint's name was written to its end, and the manifest tells whether it still is as it was.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from purejaxppo.errors import ConfigError
+from purejaxppo.experiment.runs import files
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STATE = "state"
+
+
+class Loaded(NamedTuple):
+    """What was found."""
+
+    state: Any
+    num_updates: int
+    broken: list[str]  # what is wrong with newer checkpoints
+
+
+def save(directory: Path, num_updates: int, state: Any, *, run: str, score: float) -> None:
+    """Write a checkpoint; when this returns, it is on the disk.
+
+    Args:
+        directory: of all checkpoints of a run; it must exist.
+        num_updates: the checkpoint's name. If there is one already, it is replaced.
+        state: a pytree of arrays, typed keys among them.
+        run: what tells one run from another, to be asked for on loading.
+        score: by which the best checkpoint is kept; NaN is worse than any.
+
+    Raises:
+        OSError: it cannot be written; what was there is untouched.
+    """
+    from orbax.checkpoint import v1 as ocp  # imported here: it takes half a second, and a run can begin without it
+
+    directory = directory.absolute()  # as Orbax demands
+    temporary = directory / f"{files.TEMPORARY}{num_updates}"
+    files.delete(temporary)
+    try:
+        temporary.mkdir()
+        with _quiet():
+            ocp.save(temporary / STATE, state)
+        paths = list(_files(temporary))
+        manifest = {
+            "format": FORMAT,
+            "run": run,
+            "num_updates": num_updates,
+            "score": score if score == score else None,
+            "leaves": _leaves(state),
+            "files": {str(path.relative_to(temporary)): files.hash_file(path) for path in paths},
+        }
+        for path in {*paths, *(path.parent for path in paths)}:
+            files.sync(path)
+        files.write(temporary / MANIFEST, json.dumps(manifest, indent=1))
+        files.delete(directory / str(num_updates))
+        temporary.rename(directory / str(num_updates))
+        files.sync(directory)
+    except Exception as error:  # Orbax and its storage have errors of several kinds
+        with contextlib.suppress(OSError):
+            files.delete(temporary)
+        raise error if isinstance(error, OSError) else OSError(str(error)) from None
+
+
+def load(directory: Path, like: Callable[[], Any], *, run: str) -> Loaded | None:
+    """The newest checkpoint that is whole, or None where there is none at all.
+
+    Nothing in a checkpoint is executed, and no name in it is followed out of it.
+
+    Args:
+        directory: of all checkpoints of a run.
+        like: gives a pytree of `jax.ShapeDtypeStruct`, as the state must be.
+        run: the run that the checkpoint must belong to.
+
+    Raises:
+        ConfigError: there are checkpoints, but none that can be used; it says what is wrong with each.
+    """
+    broken: list[str] = []
+    for num_updates in reversed(numbers(directory)):
+        try:
+            return Loaded(_load(directory / str(num_updates), num_updates, like, run), num_updates, broken)
+        except ConfigError as error:
+            broken.append(str(error))
+    if broken:
+        raise ConfigError(f"{directory}: no checkpoint can be used: {'; '.join(broken)}")
+    return None
+
+
+def numbers(directory: Path) -> list[int]:
+    """The numbers of updates after which there are checkpoints, whole or broken, in order."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` and the one with the best score; broken ones stay.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    scores: dict[int, float] = {}
+    for num_updates in numbers(directory):
+        with contextlib.suppress(ConfigError):
+            score = _manifest(directory / str(num_updates)).get("score")
+            scores[num_updates] = float("-inf") if score is None else score
+    best = max(scores, key=lambda num_updates: (scores[num_updates], num_updates), default=None)
+    for num_updates in sorted(scores)[:-keep]:
+        if num_updates != best:
+            files.delete(directory / str(num_updates))
+
+
+def _load(path: Path, num_updates: int, like: Callable[[], Any], run: str) -> Any:
+    """The state in one checkpoint.
+
+    Raises:
+        ConfigError: it is not exactly what was written, or not what is looked for.
+    """
+    manifest = _manifest(path)
+    if manifest.get("run") != run or manifest.get("num_updates") != num_updates:
+        raise ConfigError(f"{path}: belongs to another run or another configuration")
+    try:
+        found = {str(file.relative_to(path)): files.hash_file(file) for file in _files(path)}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    found.pop(MANIFEST)
+    expected = manifest["files"]
+    if found != expected:
+        names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        raise ConfigError(f"{path}: is broken: {', '.join(names)} not as written")
+    shapes, saved = like(), manifest["leaves"]
+    if _leaves(shapes) != saved:
+        missing = next((leaf for leaf in _leaves(shapes) if leaf not in saved), "fewer arrays")
+        raise ConfigError(f"{path}: does not fit the configuration, which asks for {missing}")
+    return _restore(path / STATE, shapes)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """A checkpoint's manifest.
+
+    Raises:
+        ConfigError: it is not there, broken, or of a newer format.
+    """
+    if path.is_symlink():
+        raise ConfigError(f"{path}: must not be a symbolic link")
+    manifest = files.read_json(path / MANIFEST, FORMAT)
+    kinds = {"files": dict, "leaves": list, "score": int | float | None}
+    if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
+        raise ConfigError(f"{path / MANIFEST}: is broken")
+    return manifest
+
+
+def _restore(path: Path, like: Any) -> Any:
+    """What Orbax wrote, of the shapes and dtypes of `like`, on the first device."""
+    from orbax.checkpoint import v1 as ocp
+
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
+    try:
+        with _quiet():
+            state = ocp.load(path.absolute(), placed)
+    except Exception as error:  # Orbax and its storage have errors of several kinds
+        raise ConfigError(f"{path}: does not fit the configuration ({_first_line(error)})") from None
+    if _leaves(state) != _leaves(like):
+        raise ConfigError(f"{path}: does not fit the configuration")
+    return state
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the traceback of an error that it raises as well, and that is told by whoever catches it."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _leaves(tree: Any) -> list[str]:
+    """The place, dtype and shape of each array in a pytree."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [f"{jax.tree_util.keystr(path)}: {leaf.dtype}{list(leaf.shape)}" for path, leaf in paths]
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Every file under a directory.
+
+    Raises:
+        ConfigError: there is something else, such as a symbolic link.
+    """
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+        else:
+            raise ConfigError(f"{entry.path}: must be a file, not a link or anything else")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

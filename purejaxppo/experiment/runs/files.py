@@ -1,0 +1,133 @@
+"""Files that are whole or not there: atomic writes, locks, and reading what may be broken or hostile."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from purejaxppo.errors import ConfigError
+
+# The names in a run's directory.
+CONFIG, RUN, LOCK, ACCOUNT, CHECKPOINTS = "config.toml", "run.json", "lock", "account.json", "checkpoints"
+METRICS, TABLE, EVALUATIONS = "metrics.jsonl", "metrics.csv", "evaluations.jsonl"
+TENSORBOARD, WANDB, PICTURES = "tensorboard", "wandb", "pictures"
+# All of them but the lock, in the order in which they are deleted: what makes it a run comes last.
+CONTENTS = (CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, ACCOUNT, METRICS, TABLE, EVALUATIONS, CONFIG, RUN)
+TEMPORARY = ".tmp-"  # begins the names of files and directories that are being written or deleted
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file so that after a crash or a power cut it holds the old content or the new one, and nothing between.
+
+    Raises:
+        OSError: it cannot be written; what was there is untouched.
+    """
+    temporary = path.with_name(TEMPORARY + path.name)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def written(what: str) -> Iterator[None]:
+    """What goes wrong while writing, as one clear error that begins with what is written.
+
+    Raises:
+        ConfigError: something could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot be written to ({error.strerror or error})") from None
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, from the system's buffers to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a directory; a directory goes at once, by a change of its name, whenever the power goes."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    leaving = path.with_name(f"{TEMPORARY}leaving-{path.name.removeprefix(TEMPORARY)}")
+    path.rename(leaving)
+    shutil.rmtree(leaving)
+
+
+def delete_temporary(directory: Path) -> None:
+    """Delete what an earlier process left half-written, or half-deleted."""
+    for path in directory.glob(f"{TEMPORARY}*"):
+        delete(path)
+
+
+def read(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        ConfigError: it cannot be read, is not text, or is no file, such as a symbolic link, which might lead anywhere.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{path}: must be a file, not a link or anything else")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+
+
+def read_json(path: Path, format: int | None = None) -> dict[str, Any]:
+    """A JSON file's object.
+
+    Raises:
+        ConfigError: it cannot be read, holds something else, or its entry `format` is another.
+    """
+    text = read(path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: is broken ({error})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: is broken (not an object)")
+    found = value.get("format")
+    if format is not None and found != format:
+        raise ConfigError(f"{path}: format={found!r}: must be {format}; a newer purejaxppo wrote it?")
+    return value
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock, which the system lets go however the process ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with (directory / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"directory={str(directory)!r}: another process is at work in it") from None
+        yield

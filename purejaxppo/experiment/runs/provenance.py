@@ -1,0 +1,56 @@
+"""Where a result comes from: versions, devices, the state of the code, the command, the key."""
+
+import datetime
+import importlib.metadata
+import logging
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+PACKAGES = ("purejaxppo", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
+
+log = logging.getLogger("purejaxppo")
+
+
+def provenance() -> dict[str, Any]:
+    """All of it, ready for JSON; `git` is that of the working directory, null outside of a repository."""
+    return {
+        "versions": versions(),
+        "devices": devices(),
+        "git": _git(),
+        "command": shlex.join(sys.argv),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions on which the bits of a result depend."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def devices() -> list[str]:
+    """The kinds of JAX's devices."""
+    return [device.device_kind for device in jax.devices()]
+
+
+def warn_of_changes(directory: Path, description: dict[str, Any]) -> None:
+    """Say where bits may differ from those of a process that never stopped."""
+    for name, now in (("versions", versions()), ("devices", devices())):
+        if description.get(name) != now:
+            log.warning("%s: was begun with other %s, %s; these are %s", directory, name, description.get(name), now)
+
+
+def _git() -> dict[str, Any] | None:
+    try:
+        commit, status = (
+            subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True).stdout
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "dirty": bool(status)}

@@ -1,0 +1,105 @@
+"""Whole episodes and single actions with a given policy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
+from purejaxppo.evaluation import EVALUATION
+from purejaxppo.policies import policy_table
+from tests.support import probes
+
+KEY = jax.random.key(3)
+CONFIG = Config(num_envs=8, num_steps=16, total_timesteps=8 * 16 * 20, lr=1e-2, hidden_sizes=(16,))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return train(CONFIG, KEY)[0]
+
+
+class RandomLength(probes.Probe):
+    """Each step pays 1 and ends the episode with probability 1/4: lengths are geometric with mean 4."""
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, _, info = super().step_env(key, state, action, params)
+        return obs, state, reward, jax.random.uniform(key) < 0.25, info
+
+
+def test_every_episode_counts_once_however_long():
+    config = Config(env=RandomLength(), num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=())
+    episodes = evaluate(config, init(config, KEY), KEY, num_episodes=20_000)
+    assert episodes.episode_return.shape == episodes.episode_length.shape == (20_000,)
+    np.testing.assert_array_equal(episodes.episode_return, episodes.episode_length)
+    # Standard deviation of a geometric number with p = 1/4 is sqrt(12): four standard errors are 0.1.
+    assert abs(np.mean(episodes.episode_length) - 4) < 0.1
+    np.testing.assert_allclose(np.mean(np.asarray(episodes.episode_length) == 1), 0.25, atol=0.015)
+
+
+LIMITED = CONFIG.replace(num_envs=64, env_params=GridWorldParams(max_steps_in_episode=1))
+
+
+def test_a_time_limit_ends_an_episode(state):
+    config = LIMITED.replace(env_params=GridWorldParams(max_steps_in_episode=2))
+    assert np.max(evaluate(config, state, KEY, num_episodes=64).episode_length) == 2
+
+
+def test_random_numbers_differ_from_those_of_training(state):
+    """Training splits its key; none of so many parts is the key that evaluation starts from."""
+    parts = jax.random.key_data(jax.random.split(KEY, 100_000))
+    own = jax.random.key_data(jax.random.fold_in(KEY, EVALUATION))
+    assert not np.any(np.all(parts == own[None], axis=-1))
+    # And so the first cells are others than those of as many training environments from the same key.
+    trained_from = np.asarray(init(LIMITED, KEY).runners.obs)
+    best = np.asarray(policy_table(LIMITED, state.agent).action.mode())
+    prize = {"M": 5, "m": 4, "D": -5}
+    env = GridWorld("treasure")
+    first_rewards = [
+        prize.get(str(env.map.symbol[env.map.next_cell[cell, best[cell]]]), 0) - 1 for cell in trained_from
+    ]
+    episodes = evaluate(LIMITED, state, KEY, num_episodes=64)
+    assert np.any(np.asarray(episodes.episode_return) != first_rewards)
+
+
+def test_vmapped_over_seeds_equals_single_calls():
+    keys = jax.random.split(KEY, 2)
+    states = jax.vmap(init, in_axes=(None, 0))(CONFIG, keys)
+    together = jax.vmap(lambda state, key: evaluate(CONFIG, state, key, num_episodes=8, greedy=False))(states, keys)
+    for i in range(2):
+        alone = evaluate(CONFIG, jax.tree.map(lambda leaf: leaf[i], states), keys[i], num_episodes=8, greedy=False)  # noqa: B023
+        np.testing.assert_array_equal(together.episode_return[i], alone.episode_return)
+
+
+@pytest.mark.parametrize("num_episodes", [0, -1, 2.5, True])
+def test_a_wrong_number_of_episodes_is_refused(state, num_episodes):
+    with pytest.raises(ConfigError, match="num_episodes="):
+        evaluate(CONFIG, state, KEY, num_episodes=num_episodes)
+
+
+def test_act_takes_one_observation_or_any_batch(state):
+    cells = jnp.arange(31)
+    actions = act(CONFIG, state, cells)
+    assert actions.shape == (31,)
+    assert actions.dtype == jnp.int32
+    assert act(CONFIG, state, 5).shape == ()
+    assert act(CONFIG, state, 5) == actions[5]
+    np.testing.assert_array_equal(act(CONFIG, state, cells[:30].reshape(5, 6)), actions[:30].reshape(5, 6))
+    np.testing.assert_array_equal(actions, policy_table(CONFIG, state.agent).action.mode())
+
+
+def test_act_with_a_key_samples_the_policy(state):
+    table = policy_table(CONFIG, state.agent)
+    cell = int(np.argmax(table.action.entropy))
+    actions = np.asarray(act(CONFIG, state, jnp.full(20_000, cell), KEY))
+    share = np.bincount(actions, minlength=4) / 20_000
+    np.testing.assert_allclose(share, np.exp(table.action.log_probs[cell]), atol=0.02)
+
+
+def test_act_on_boxes_and_wrong_shapes():
+    config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=(4,))
+    state = init(config, KEY)
+    assert act(config, state, np.zeros(4)).shape == ()
+    assert act(config, state, np.zeros((3, 2, 4))).shape == (3, 2)
+    with pytest.raises(ConfigError, match=r"obs: has shape \(3,\)"):
+        act(config, state, np.zeros(3))

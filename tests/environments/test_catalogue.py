@@ -1,0 +1,72 @@
+"""Two updates on every environment with an id. `purejaxppo envs` lists those on which they succeed, and no others.
+
+`python -m pytest -n 0 tests/environments/test_catalogue.py --write-catalogue` writes what it lists;
+`-m "slow or not slow"` and `-k brax` tell which.
+"""
+
+import importlib
+from contextlib import suppress
+
+import gymnax
+import jax
+import pytest
+
+from purejaxppo import Config, check_env
+from purejaxppo.environments import adapters, catalogue, make
+from tests.support.small import SMALL, assert_trains
+
+LEFT_OUT = {
+    "MNISTBandit-bsuite",  # it downloads its data when it is made
+    "jumanji/Sokoban-v0",  # so does this
+    "jumanji/MultiCVRP-v0",  # its actions are of no supported kind, and it is refused
+}
+# One of each suite that is installed is trained on in every run of the tests; the others are slow.
+QUICK = {
+    "brax/inverted_pendulum",
+    "craftax/Craftax-Classic-Symbolic-v1",
+    "jumanji/Snake-v1",
+    "navix/Navix-Empty-5x5-v0",
+    "pgx/2048",
+    "xminigrid/MiniGrid-Empty-5x5",
+}
+
+
+def of_suites():
+    """The ids of the suites that are installed."""
+    for suite in adapters.SUITES:
+        with suppress(ImportError):
+            adapter = importlib.import_module(f"purejaxppo.environments.adapters.{suite}")
+            yield from (f"{suite}/{name}" for name in adapter.names())
+
+
+IDS = sorted(set(gymnax.registered_envs) - LEFT_OUT)
+OF_SUITES = sorted(set(of_suites()) - LEFT_OUT)
+PARAMS_OF_SUITES = [pytest.param(env_id, marks=() if env_id in QUICK else pytest.mark.slow) for env_id in OF_SUITES]
+
+
+@pytest.mark.parametrize("env_id", IDS + PARAMS_OF_SUITES)
+def test_trains_on_every_environment(env_id, request):
+    # gymnax's Swimmer and most suites promote ranks.
+    is_strict = "/" not in env_id and env_id != "Swimmer-misc"
+    with jax.numpy_rank_promotion("raise" if is_strict else "allow"):
+        assert_trains(Config(env=env_id, **SMALL))
+    if "/" in env_id:
+        jax.clear_caches()  # the memory maps of a whole suite's programs would be more than Linux allows
+    listed, found = catalogue.read(), catalogue.entry(env_id)
+    if request.config.getoption("--write-catalogue"):
+        catalogue.write((listed | {env_id: found}).values())
+    else:
+        assert listed[env_id]._replace(version="") == found._replace(version="")
+
+
+def test_nothing_else_is_listed():
+    installed = {"", *(env_id.partition("/")[0] for env_id in OF_SUITES)}
+    listed = {env_id for env_id in catalogue.read() if env_id.rpartition("/")[0] in installed}
+    assert listed == set(IDS + OF_SUITES)
+
+
+@pytest.mark.parametrize("env_id", PARAMS_OF_SUITES)
+def test_adapters_have_no_faults(env_id):
+    with jax.numpy_rank_promotion("allow"):
+        faults = check_env(make(env_id), num_steps=50)
+    assert [fault for fault in faults if "no episode ended" not in fault] == []

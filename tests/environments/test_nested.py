@@ -1,0 +1,201 @@
+"""Observations of several parts, and actions of several choices."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import spaces
+from gymnax.environments.environment import EnvParams
+
+from purejaxppo import Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, train, update
+from purejaxppo.environments import MultiDiscrete, interface
+from tests.support import probes
+from tests.support.small import assert_trains, collect, quickly
+
+KEY = jax.random.key(6)
+SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 2, "num_epochs": 1, "num_minibatches": 2}
+
+
+class Nested(probes.Probe):
+    """A dictionary, not in alphabetical order, with an index and a tuple; what it emits are other dtypes."""
+
+    @property
+    def default_params(self):
+        return EnvParams(max_steps_in_episode=3)
+
+    def observation_space(self, params=None):
+        pair = spaces.Tuple((spaces.Box(-9, 9, ()), spaces.Discrete(4)))
+        return spaces.Dict({"map": spaces.Box(0, 9, (2, 2)), "kind": spaces.Discrete(3), "a pair": pair})
+
+    def observe(self, key, state, action, params):
+        time = state.time.astype(jnp.int8)
+        pair = state.sign.astype(jnp.float16), jnp.minimum(time, 3)
+        return {"map": jnp.full((2, 2), time, jnp.uint8), "kind": time % 3, "a pair": pair}
+
+    def is_terminated(self, state, params):
+        return jnp.zeros((), bool)
+
+    def reward(self, state, action):
+        return jnp.where((action == 1) == (state.sign > 0), 1.0, -1.0)
+
+
+CONFIG = Config(env=Nested(), hidden_sizes=(8,), **SIZES)
+
+
+def observed(time, sign):
+    return {"map": np.full((2, 2), time), "kind": time % 3, "a pair": (sign, min(time, 3))}
+
+
+def vector(time, sign):
+    """In the order of the space."""
+    return [time] * 4 + [float(time % 3 == i) for i in range(3)] + [sign] + [float(min(time, 3) == i) for i in range(4)]
+
+
+@pytest.mark.parametrize("time", range(4))
+def test_features_are_the_parts_one_after_the_other(time):
+    obs = interface.typed(Nested(), observed(time, -0.5))
+    features = interface.features(Nested(), obs)
+    assert features.dtype == jnp.float32
+    np.testing.assert_array_equal(features, vector(time, -0.5))
+    np.testing.assert_array_equal(policies.network_input(CONFIG, obs), features)
+
+
+def test_parts_have_the_dtypes_of_their_spaces():
+    spec = interface.obs_spec(Nested())
+    expected = {"map": ((2, 2), "float32"), "kind": ((), "int32"), "a pair": (((), "float32"), ((), "int32"))}
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), spec) == expected
+
+
+@pytest.mark.parametrize("change", [{}, {"network": "gru"}, {"normalize_obs": True, "reset_pool": 2}], ids=str)
+def test_trains(change):
+    config = CONFIG.replace(**change)
+    assert_trains(config)
+    _, t, _ = collect(config, init(config, KEY))
+    time = np.asarray(t.obs["map"][..., 0, 0])
+    assert {0, 1, 2} == set(time.ravel())
+    np.testing.assert_array_equal(t.obs["kind"], time % 3)
+    np.testing.assert_array_equal(t.obs["a pair"][1], time)
+    np.testing.assert_array_equal(t.next_obs["map"][..., 0, 0], time + 1)  # at the end of an episode as well
+    np.testing.assert_array_equal(t.next_obs["a pair"][0], t.obs["a pair"][0])
+    np.testing.assert_array_equal(t.done, time == 2)
+
+
+def test_learns_from_a_part():
+    config = CONFIG.replace(num_envs=32, total_timesteps=32 * 8 * 30, lr=1e-2, num_epochs=4)
+    assert quickly(train, config, KEY)[1]["episode_return"][-1] > 2.5
+
+
+def test_moments_are_those_of_the_parts():
+    config = CONFIG.replace(normalize_obs=True)
+    state = init(config, KEY)
+    _, t, _ = collect(config, state)
+    time, sign = np.asarray(t.obs["kind"]), np.asarray(t.obs["a pair"][0])
+    rows = np.array([vector(a, b) for a, b in zip(time.ravel(), sign.ravel(), strict=True)])
+    after = update(config, state)[0].obs_moments
+    np.testing.assert_allclose(after.mean, rows.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(after.variance, rows.var(axis=0), atol=1e-5)
+
+
+class Reader(nn.Module):
+    """A network that reads the parts: floats standardised, indices as they are."""
+
+    @nn.compact
+    def __call__(self, obs):
+        assert obs["kind"].dtype == obs["a pair"][1].dtype == jnp.int32
+        numbers = jnp.append(obs["map"].reshape(-1), obs["a pair"][0])
+        x = nn.Dense(4)(numbers) + nn.Embed(3, 4)(obs["kind"]) + nn.Embed(4, 4)(obs["a pair"][1])
+        return Categorical.from_logits(nn.Dense(2)(x)), nn.Dense(1)(nn.tanh(x))[0]
+
+
+def test_a_user_network_reads_the_parts():
+    config = Config(env=Nested(), network=Reader(), normalize_obs=True, **SIZES)
+    state, _ = quickly(train, config, KEY)
+    one = interface.typed(Nested(), observed(2, 1.0))
+    mean, deviation = state.obs_moments.mean, jax.tree.map(jnp.sqrt, state.obs_moments.variance)
+    pair = (1 - mean["a pair"][0]) / deviation["a pair"][0], one["a pair"][1]
+    seen = {"map": (one["map"] - mean["map"]) / deviation["map"], "kind": one["kind"], "a pair": pair}
+    expected = config.network.apply(state.params, seen)[0]
+    now, _ = policies.evaluate_networks(config, state.agent, jax.tree.map(lambda leaf: leaf[None], one))
+    np.testing.assert_allclose(now.action.log_probs[0], expected.log_probs, rtol=1e-4, atol=1e-5)
+
+
+def test_acts_on_one_observation_and_on_any_number():
+    state = init(CONFIG, KEY)
+    rows = [[observed(time, sign) for time in range(3)] for sign in (-1.0, 1.0)]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(2, 3, *np.shape(leaves[0])), *rows[0], *rows[1])
+    together = act(CONFIG, state, batch)
+    assert together.shape == (2, 3)
+    for i, j in np.ndindex(2, 3):
+        assert act(CONFIG, state, rows[i][j]) == together[i, j]
+    assert act(CONFIG, state, rows[0][0], KEY).shape == ()
+    assert evaluate(CONFIG, state, KEY, num_episodes=2).episode_length.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": None}, r"obs: must be structured like"),
+        ({"more": np.zeros(3)}, r"obs: must be structured like"),
+        ({"map": np.zeros((2, 3))}, r"obs: has shape \(2, 3\); must end in \(2, 2\)"),
+        ({"map": np.zeros((5, 2, 2))}, r"obs: its parts must have the same leading axes"),
+    ],
+    ids=["missing", "more", "shape", "leading axes"],
+)
+def test_observations_of_another_structure_are_refused(change, said):
+    with pytest.raises(ConfigError, match=said):
+        act(CONFIG, init(CONFIG, KEY), observed(1, 1.0) | change)
+
+
+class Choices(probes.Probe, Environment):
+    """Three choices of which some are masked by the time; a masked one, or one that does not exist, costs a fortune."""
+
+    sizes = (2, 4, 3)
+
+    @property
+    def default_params(self):
+        return EnvParams(max_steps_in_episode=4)
+
+    def action_space(self, params=None):
+        return MultiDiscrete(self.sizes)
+
+    def observation_space(self, params=None):
+        return spaces.Box(0, 4, (1,))
+
+    def observe(self, key, state, action, params):
+        return jnp.float32(state.time)[None]
+
+    def action_mask(self, obs, params):
+        """The choice of number `time` is fixed to 1; of the last, 2 is never there. True where nothing exists."""
+        column = jnp.arange(4)[None]
+        is_fixed = (jnp.arange(3) == obs[0])[:, None]
+        return jnp.where(is_fixed, column == 1, True) & ((column != 2) | (jnp.arange(3) != 2)[:, None])
+
+    def step_env(self, key, state, action, params):
+        mask = self.action_mask(self.observe(key, state, action, params), params)
+        exists = action < jnp.array(self.sizes)
+        allowed = jnp.all(mask[jnp.arange(3), action] & exists & (action >= 0))
+        state = state._replace(time=state.time + 1)
+        reward = jnp.where(allowed, jnp.sum(action == jnp.array([0, 3, 0])), -1000.0)
+        return self.observe(key, state, action, params), state, reward, jnp.zeros((), bool), {}
+
+
+SIZES_OF_CHOICES = {"num_envs": 16, "lr": 1e-2, "total_timesteps": 16 * 8 * 12, "num_epochs": 4}
+
+
+@pytest.mark.parametrize("network", ["mlp", "gru"])
+def test_masked_choices_are_never_taken(network):
+    config = Config(env=Choices(), network=network, hidden_sizes=(8,), **SIZES | SIZES_OF_CHOICES)
+    state, metrics = quickly(train, config, KEY)
+    assert np.all(metrics["episode_return"] >= 0)
+    assert metrics["episode_return"][-1] > metrics["episode_return"][0] + 1
+    assert np.all(metrics["num_skipped"] == 0)
+    _, t, _ = collect(config, state)
+    action, time = np.asarray(t.action), np.asarray(t.obs[..., 0])
+    assert action.shape == (8, 16, 3)
+    assert np.all(t.reward >= 0)
+    for k, allowed in enumerate([{0, 1}, {0, 1, 2, 3}, {0, 1}]):
+        assert set(action[time != k, k]) == allowed if k != 1 else set(action[time != k, k]) <= allowed
+        assert set(action[time == k, k]) == {1}
+    episodes = evaluate(config, state, KEY, num_episodes=2)
+    assert np.all((episodes.episode_return >= 0) & (episodes.episode_return <= 9))  # 2, 2, 2 and 3 at best
