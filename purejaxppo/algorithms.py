@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jax import Array
-
 from purejaxppo import evaluation, ppo
 from purejaxppo.config import Config
 from purejaxppo.settings import Settings
@@ -23,5 +21,3 @@ class Algorithm(NamedTuple):
 
 
 PPO = Algorithm(config=Config, init=ppo.init, update=ppo.update, score=evaluation.score)
-
-Metrics = dict[str, Array]
