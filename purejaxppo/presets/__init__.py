@@ -15,11 +15,12 @@ from purejaxppo import environments
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, RandomGridWorld
 from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.networks import NETWORKS
 
-# Environments that a file can hold as a table, by their `type` there.
-TYPES: dict[str, type[GridWorld] | type[RandomGridWorld]] = {
-    "GridWorld": GridWorld,
-    "RandomGridWorld": RandomGridWorld,
+# What a file can hold as a table, by its `type` there.
+TYPES: dict[str, dict[str, Any]] = {
+    "env": {"GridWorld": GridWorld, "RandomGridWorld": RandomGridWorld},
+    "network": NETWORKS,
 }
 
 
@@ -69,7 +70,7 @@ def from_table(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: a field in it cannot be used.
     """
-    return _config(_with_environment(dict(values)))
+    return _config(_with_objects(dict(values)))
 
 
 def to_table(config: Config) -> dict[str, Any]:
@@ -82,9 +83,9 @@ def to_table(config: Config) -> dict[str, Any]:
     values = {
         name: _plain(name, value)
         for name, value in fields.items()
-        if name not in ("env", "env_params") and value is not None
+        if name not in (*TYPES, "env_params") and value is not None
     }
-    values["env"] = config.env if isinstance(config.env, str) else _environment_table(config.env)
+    values |= {name: _object_table(name, fields[name]) for name in TYPES}
     if config.env_params is not None:
         values["env_params"] = _params_table(config.env_params, environments.make(config.env).default_params)
     return values
@@ -103,7 +104,7 @@ def read(name: str | Path) -> dict[str, Any]:
         values = tomllib.loads((Path(name) if is_path else _shipped() / f"{name}.toml").read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"preset={str(name)!r}: cannot be read as TOML ({error})") from None
-    return _with_environment(values)
+    return _with_objects(values)
 
 
 def _config(values: dict[str, Any]) -> Config:
@@ -115,32 +116,36 @@ def _config(values: dict[str, Any]) -> Config:
     return Config(**values)
 
 
-def _with_environment(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields, with the table `env`, if it is one, made an environment."""
-    if not isinstance(values.get("env"), dict):
-        return values
-    table = dict(values["env"])
-    name = table.pop("type", None)
-    if not isinstance(name, str) or name not in TYPES:
-        raise ConfigError.of("env.type", name, "one of " + ", ".join(map(repr, TYPES)))
-    allowed = {field.name: type(field.default) for field in dataclasses.fields(TYPES[name])}
-    for field, value in table.items():
-        if field not in allowed:
-            raise unknown_name(f"{name} field", field, list(allowed))
-        if type(value) is not allowed[field]:
-            raise ConfigError.of(f"env.{field}", value, f"of type {allowed[field].__name__}")
-    return values | {"env": TYPES[name](**table)}
+def _with_objects(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields, with tables of environments and networks made objects."""
+    tables = {field: values[field] for field in TYPES if isinstance(values.get(field), dict)}
+    return values | {field: _from_object_table(field, dict(table)) for field, table in tables.items()}
 
 
-def _environment_table(env: Any) -> dict[str, Any]:
-    """An environment of ours as a table."""
-    for name, kind in TYPES.items():
-        if type(env) is kind:
-            return {"type": name} | {field.name: getattr(env, field.name) for field in dataclasses.fields(env)}
-    allowed = (
-        "an id, a GridWorld or a RandomGridWorld, to be written to a file; gymnax.register(id, factory) makes an id"
-    )
-    raise ConfigError.of("env", env, allowed)
+def _from_object_table(field: str, table: dict[str, Any]) -> Any:
+    """The object of a table."""
+    types, name = TYPES[field], table.pop("type", None)
+    if not isinstance(name, str) or name not in types:
+        raise ConfigError.of(f"{field}.type", name, "one of " + ", ".join(map(repr, types)))
+    defaults = {own.name: own.default for own in dataclasses.fields(types[name])}
+    for own, value in table.items():
+        if own not in defaults:
+            raise unknown_name(f"{name} field", own, list(defaults))
+        kind = list if isinstance(defaults[own], tuple) else type(defaults[own])
+        if type(value) is not kind:
+            raise ConfigError.of(f"{field}.{own}", value, f"of type {kind.__name__}")
+    return types[name](**table)
+
+
+def _object_table(field: str, value: Any) -> Any:
+    """An environment or a network as a table; an id as it is."""
+    if isinstance(value, str):
+        return value
+    for name, kind in TYPES[field].items():
+        if type(value) is kind:
+            fields = {own.name: _plain(own.name, getattr(value, own.name)) for own in dataclasses.fields(kind)}
+            return {"type": name} | fields
+    raise ConfigError.of(field, value, f"one of {', '.join(TYPES[field])}, to be written to a file")
 
 
 def _params_table(params: Any, default: Any) -> dict[str, Any]:

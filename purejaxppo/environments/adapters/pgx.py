@@ -11,7 +11,7 @@ import pgx
 from gymnax.environments import spaces
 from jax import Array
 
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.base import Environment
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.settings import COUNT, Settings, traced
 
