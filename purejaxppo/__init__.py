@@ -5,8 +5,8 @@
 - Environments: `GridWorld`, `GridWorldParams`; to bring your own, `Environment` and `check_env`.
 - Networks: `MLP`, `CNN`, `GRU`; yours give a `Distribution` (`Categorical`, `MultiCategorical`, `DiagGaussian`,
   `TanhGaussian`) and a value; one with a memory derives from `Recurrent`.
-- Your own update: `collect` and `learn` are the halves of `update`; `rollout` (any `Policy` in any `Task`) and `minimize`
-  (any loss) are their parts; `Algorithm` and `PPO` are what `purejaxppo.experiment` runs.
+- Your own update: `collect` and `learn` are the halves of `update`; `rollout` (any `Policy` in any `Task`) and
+  `minimize` (any loss) are their parts; `Algorithm` and `PPO` are what `purejaxppo.experiment` runs.
 - The maths, on arrays alone: `gae`, `ppo_loss` of a `Batch`, `explained_variance`, `random_permutation`, `planning`.
 - Errors: `PurejaxppoError`, of which `ConfigError` and `RunError` are kinds.
 
