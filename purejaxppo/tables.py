@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tomli_w
 
-from purejaxppo import environments, imports
+from purejaxppo import environments, import_paths
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, RandomGridWorld
 from purejaxppo.errors import ConfigError, unknown_name
@@ -28,13 +28,13 @@ TYPES: dict[str, dict[str, Any]] = {
 NOT_FIELDS = ("parent", "name")  # of every flax module
 
 
-def loads(text: str, kind: type[Any] = Config, *, modules: Sequence[str] = ()) -> Any:
+def loads(text: str, kind: type[Any] = Config, *, imports: Sequence[str] = ()) -> Any:
     """The settings that a TOML text holds.
 
     Args:
         text: TOML.
         kind: the class of settings.
-        modules: of the user, that the text may name, see `imports`.
+        imports: modules of the user that the text may name, see `import_paths`.
 
     Raises:
         ConfigError: it is not TOML, or a field in it cannot be used.
@@ -43,7 +43,7 @@ def loads(text: str, kind: type[Any] = Config, *, modules: Sequence[str] = ()) -
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"config: cannot be read as TOML ({error})") from None
-    return from_table(values, kind, modules=modules)
+    return from_table(values, kind, imports=imports)
 
 
 def dumps(settings: Settings) -> str:
@@ -55,13 +55,13 @@ def dumps(settings: Settings) -> str:
     return tomli_w.dumps(to_table(settings), multiline_strings=True)
 
 
-def from_table(table: Mapping[str, Any], kind: type[Any] = Config, *, modules: Sequence[str] = ()) -> Any:
+def from_table(table: Mapping[str, Any], kind: type[Any] = Config, *, imports: Sequence[str] = ()) -> Any:
     """The settings of a table, as `to_table` gives it; see `loads`.
 
     Raises:
         ConfigError: a field in it cannot be used.
     """
-    values = to_objects(table, modules=modules)
+    values = to_objects(table, imports=imports)
     if isinstance(values.get("env_params"), dict):
         env = environments.make(environments.resolve(values.get("env", Config.env)))
         values["env_params"] = environments.replaced_params(env.default_params, values["env_params"])
@@ -82,29 +82,29 @@ def to_table(settings: Settings) -> dict[str, Any]:
     return table
 
 
-def to_objects(table: Mapping[str, Any], *, modules: Sequence[str] = ()) -> dict[str, Any]:
+def to_objects(table: Mapping[str, Any], *, imports: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a table, with environments, networks and functions in place of their descriptions.
 
     Raises:
         ConfigError: one cannot be made.
     """
-    return {name: _object(name, value, modules) for name, value in table.items()}
+    return {name: _object(name, value, imports) for name, value in table.items()}
 
 
-def _object(name: str, value: Any, modules: Sequence[str]) -> Any:
+def _object(name: str, value: Any, imports: Sequence[str]) -> Any:
     if isinstance(value, dict) and name in TYPES:
-        return _of_type(name, dict(value), modules)
-    if imports.is_path(value):
-        found = imports.find(name, value, modules)
-        return _of_type(name, {"type": value}, modules) if name in TYPES else found
+        return _of_type(name, dict(value), imports)
+    if import_paths.is_path(value):
+        found = import_paths.find(name, value, imports)
+        return _of_type(name, {"type": value}, imports) if name in TYPES else found
     return tuple(value) if isinstance(value, list) else value
 
 
-def _of_type(name: str, table: dict[str, Any], modules: Sequence[str]) -> Any:
+def _of_type(name: str, table: dict[str, Any], imports: Sequence[str]) -> Any:
     """The object of a table with a `type`."""
     type_name = table.pop("type", None)
-    if imports.is_path(type_name):
-        kind = imports.find(name, type_name, modules)
+    if import_paths.is_path(type_name):
+        kind = import_paths.find(name, type_name, imports)
     elif isinstance(type_name, str) and type_name in TYPES[name]:
         kind = TYPES[name][type_name]
     else:
@@ -135,7 +135,7 @@ def _plain(name: str, value: Any) -> Any:
     if name in TYPES:
         return _type_table(name, value)
     if callable(value) and hasattr(value, "__qualname__"):
-        return imports.path_of(name, value)
+        return import_paths.path_of(name, value)
     raise ConfigError.of(name, value, "a single number, word or switch, to be written to a file")
 
 
@@ -145,7 +145,7 @@ def _type_table(name: str, value: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(value):
         raise ConfigError.of(name, value, "an id or a frozen dataclass, to be written to a file")
     ours = [own for own, other in TYPES[name].items() if other is kind]
-    table = {"type": ours[0] if ours else imports.path_of(name, kind)}
+    table = {"type": ours[0] if ours else import_paths.path_of(name, kind)}
     for field in dataclasses.fields(value):
         own = getattr(value, field.name)
         if field.name in NOT_FIELDS or own is None:

@@ -13,7 +13,7 @@ from jax import Array
 from purejaxppo import presets
 from purejaxppo.config import Config
 from purejaxppo.errors import ConfigError
-from purejaxppo.imports import is_path
+from purejaxppo.import_paths import is_path
 from purejaxppo.overrides import override
 from purejaxppo.presets import preset
 from purejaxppo.settings import COUNT, Constraint, Settings, static
@@ -134,7 +134,7 @@ def _named(field: str, text: Any) -> Any:
         return text
     module = text.partition(":")[0]
     with_cwd([module])
-    return to_objects({field: text}, modules=[module])[field]
+    return to_objects({field: text}, imports=[module])[field]
 
 
 def with_cwd(modules: Sequence[str]) -> None:

@@ -22,13 +22,13 @@ def preset(name: str | Path, *, imports: Sequence[str] = (), **changes: Any) -> 
 
     Args:
         name: one that comes with the package ("treasure", "serrano"), or the path of a file (*.toml).
-        imports: modules of yours that a file may name, see `purejaxppo.imports`.
+        imports: modules of yours that a file may name, see `purejaxppo.import_paths`.
         changes: fields of `Config`; several at once, those of the network too, by `**{"network.hidden_sizes": (8,)}`.
 
     Raises:
         ConfigError: there is no such preset, the file cannot be read, or a field in it cannot be used.
     """
-    config: Config = from_table(_read(name), modules=imports)
+    config: Config = from_table(_read(name), imports=imports)
     return override(config, changes)
 
 
