@@ -10,10 +10,9 @@ import measure
 import numpy as np
 
 from purejaxppo import Config, planning, preset
-from purejaxppo.evaluation import greedy_return
+from purejaxppo.evaluation import score
 from purejaxppo.experiment.reports import statistics
-from purejaxppo.policies import environment, knows_optimum, tabular_model
-from purejaxppo.ppo import train
+from purejaxppo.ppo import bind, train
 
 ZOO = "RL Baselines3 Zoo"  # benchmark.md, one run each
 GYMNAX = "gymnax"  # the checkpoints in its README
@@ -93,7 +92,7 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
     state, _ = jax.block_until_ready(jax.jit(jax.vmap(train, in_axes=(None, 0)))(config, keys))
     seconds = time.perf_counter() - began
     returns = np.asarray(
-        jax.jit(jax.vmap(partial(greedy_return, config, num_episodes=flags.episodes)))(
+        jax.jit(jax.vmap(lambda *row: score(config, *row, num_episodes=flags.episodes)["score"]))(
             state, jax.random.split(key_evaluate, flags.num_seeds)
         )
     )
@@ -116,10 +115,10 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
 
 def optimum(config: Config) -> float | None:
     """The best possible return, where planning knows it."""
-    if not knows_optimum(config):
+    networks = bind(config)
+    if not networks.knows_optimum:
         return None
-    model, horizon = tabular_model(config), environment(config)[1].max_steps_in_episode
-    return float(planning.optimal_return(model, horizon))
+    return float(planning.optimal_return(networks.task.tabular_model(), networks.task.horizon))
 
 
 def cells(result: dict[str, Any]) -> list[str]:

@@ -126,7 +126,7 @@ def megabytes() -> float:
 def starts(flags: Flags) -> list[dict[str, Any]]:
     """Seconds from the start of a process to its first update, imports included: with an empty cache, and after."""
     results = []
-    small = [f"--{name.replace('_', '-')}={value}" for name, value in measure.QUICK.items() if name != "hidden_sizes"]
+    small = [f"--{name.replace('_', '-')}={value}" for name, value in measure.QUICK.items() if name != "network"]
     for case in STARTS[-1:] if flags.quick else STARTS:
         with tempfile.TemporaryDirectory() as cache:
             seconds = [start([*case, *(small if flags.quick else [])], cache) for _ in range(flags.repeats + 1)]
