@@ -62,12 +62,8 @@ def ppo_loss(
     """
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
-    surrogate = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
-    if dual_clip is not None:
-        surrogate = jnp.where(batch.advantage < 0, jnp.maximum(surrogate, dual_clip * batch.advantage), surrogate)
     mean = partial(weighted_mean, weight=batch.weight)
-    policy_loss = -mean(surrogate)
+    policy_loss = -mean(clipped_surrogate(ratio, batch.advantage, clip_eps, dual_clip))
 
     squared_error = _square(value - batch.target, huber_delta)
     if clip_value:
@@ -84,6 +80,24 @@ def ppo_loss(
         "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1, exact where it is small
         "clip_fraction": mean((jnp.abs(ratio - 1.0) > clip_eps).astype(ratio.dtype)),
     }
+
+
+def clipped_surrogate(
+    ratio: Array, advantage: Array, clip_eps: float | Array, dual_clip: float | Array | None = None
+) -> Array:
+    """The objective per sample, Schulman et al. (2017), equation 7; with `dual_clip`, Ye et al. (2020), equation 5.
+
+    Args:
+        ratio: `[...]`, how much more probable the action is than when it was taken.
+        advantage: `[...]`.
+        clip_eps: the ratio is clipped to `1 - clip_eps` to `1 + clip_eps`.
+        dual_clip: None, or a number above 1: a negative advantage counts at most so many times.
+    """
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+    if dual_clip is None:
+        return surrogate
+    return jnp.where(advantage < 0, jnp.maximum(surrogate, dual_clip * advantage), surrogate)
 
 
 def _square(error: Array, huber_delta: float | Array | None) -> Array:

@@ -19,16 +19,17 @@ def flags(argv: list[str]) -> type:
         [
             runs.DIRECTORY_FLAG,
             flag("output", Path | None, None, "new directory for the pictures; `pictures` in the run's by default"),
+            flag("window", int | None, None, "updates that each point averages; by default for at most 200 points"),
         ],
     )
 
 
 def main(flags: Any) -> None:
-    """Draw, and say what."""
+    """Draw, and print what."""
     config, keys, state = runs.read(flags.directory)
     metrics = runs.read_metrics(flags.directory, state)
     place = pictures.place(flags.directory, flags.output)
     verdict = summary.assess(config, state, keys)
-    drawn = pictures.draw_learning(config, metrics, verdict, place)
+    drawn = pictures.draw_learning(config, metrics, verdict, place, flags.window)
     drawn += pictures.draw_map(config, state, verdict, place)
     pictures.show(drawn, place, output.console())

@@ -12,6 +12,7 @@ from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.evaluation import Optimality, act, evaluate, optimality
 from purejaxppo.experiment.pictures.terminal import map_text
+from purejaxppo.experiment.reports.statistics import in_words, summarize
 from purejaxppo.policies import knows_optimum, policy_table
 from purejaxppo.ppo import TrainState
 
@@ -78,15 +79,9 @@ def show(config: Config, state: TrainState, verdict: Verdict, console: Console) 
 
 
 def spread(returns: np.ndarray) -> str:
-    """Mean, its 95% interval (Student's t over seeds), best and worst."""
-    import scipy.stats  # imported here: it takes a while
-
-    mean = f"mean {returns.mean():.3f}"
-    if len(returns) == 1:
-        return f"{mean} (one seed: no interval)"
-    error = scipy.stats.sem(returns)
-    low, high = scipy.stats.t.interval(0.95, len(returns) - 1, returns.mean(), error) if error else [returns.mean()] * 2
-    return f"{mean}, 95% interval [{low:.3f}, {high:.3f}], best {returns.max():.3f}, worst {returns.min():.3f}"
+    """Write the interquartile mean over agents with its 95% interval, the best and the worst."""
+    worth = in_words(summarize(returns), len(returns))
+    return worth if len(returns) == 1 else f"IQM {worth}, best {returns.max():.3f}, worst {returns.min():.3f}"
 
 
 def distance_from_optimum(exact: Optimality) -> str:

@@ -1,7 +1,7 @@
-"""What came of runs and sweeps, with intervals."""
+"""Compare runs and sweeps, with intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,12 @@ from purejaxppo.environments import name_of
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment.reports.statistics import (
     Interval,
+    in_windows,
     last_known,
     probability_of_improvement,
     steps_to_threshold,
     stratified_bootstrap,
+    summarize,
 )
 from purejaxppo.experiment.runs import files, logs
 from purejaxppo.experiment.runs.run import open_job
@@ -24,38 +26,39 @@ from purejaxppo.experiment.sweeps import sweep as sweeps
 from purejaxppo.experiment.sweeps.sweep import Trial
 from purejaxppo.settings import FINITE
 
-MOST_POINTS = 100  # of a curve in a report
-MOST_CURVE_RESAMPLES = 500  # for each of its points
+MOST_CURVE_RESAMPLES = 500  # for each point of a curve
+RETURNS = ("expected_return", "episode_return")  # metrics that a curve may show, the exact one first
 
 
 class Curve(NamedTuple):
-    """The return while training, at some of the updates: those at which every seed has finished an episode."""
+    """The return while training, from where every seed has finished an episode."""
 
     steps: np.ndarray  # [points], environment steps of one agent
-    returns: np.ndarray  # [num_seeds, points], the last known one where no episode ended
+    returns: np.ndarray  # [num_seeds, points], means over windows of updates; the last known one where no episode ended
     iqm: Interval  # [points] each
+    window: int  # updates that a point averages
 
 
 class Row(NamedTuple):
     """One configuration."""
 
     name: str
-    environment: str
+    environment: str  # where its configuration has none, the name of that configuration's type
     config: dict[str, Any] | None  # as `presets.dumps` writes it; None if its environment is an object of a program
     steps: int  # that each agent was trained for
     scores: np.ndarray  # [num_seeds]
-    iqm: Interval  # [], of the scores; without an interval where there is one seed
+    iqm: Interval  # [], of the scores; without an interval where there are one or two seeds
     baseline: str | None  # the configuration that it is compared with, the first one on its environment
     improvement: Interval | None  # [], the probability that one of its seeds is better than one of the baseline's
     steps_to_threshold: np.ndarray  # [num_seeds], NaN where it is never reached
     seconds_to_threshold: np.ndarray  # [num_seeds], of a training of all seeds at once, without compiling
     compile_seconds: float
     run_seconds: float
-    curve: Curve
+    curve: Curve | None  # None if its algorithm measures no returns
 
 
 class Report(NamedTuple):
-    """What came of some configurations."""
+    """Configurations compared with each other."""
 
     rows: list[Row]
     threshold: float | None
@@ -77,7 +80,8 @@ def report(
 
     The estimate of a configuration is the interquartile mean, its interval a stratified bootstrap's; see `statistics`.
     On each environment the first configuration is the baseline: of every other, the report has the probability that
-    one of its seeds is better than one of the baseline's. Scores that differ by less than their rounding are equal.
+    one of its seeds is better than one of the baseline's. Scores that differ by less than their rounding are equal. A
+    curve shows the metric `expected_return`, or else `episode_return`.
 
     Args:
         sources: directories of runs and of sweeps, and what `sweep` returned.
@@ -102,7 +106,7 @@ def report(
     result = Report([], threshold, window, confidence, num_resamples, seed)
     baselines: dict[Any, Trial] = {}
     for trial in trials:
-        result.rows.append(_row(result, trial, baselines.setdefault(trial.config.env, trial)))
+        result.rows.append(_row(result, trial, baselines.setdefault(_task(trial.config), trial)))
     return result
 
 
@@ -116,45 +120,56 @@ def check_threshold(threshold: Any) -> None:
         raise ConfigError.of("threshold", threshold, f"None, or {FINITE.text}")
 
 
+def returns_of(metrics: Mapping[str, Any]) -> np.ndarray | None:
+    """Pick the returns while training from metrics, `[num_seeds, num_updates]`; None if there are none."""
+    name = next((name for name in RETURNS if name in metrics), None)
+    return None if name is None else np.asarray(metrics[name], float)
+
+
+def _task(config: Any) -> Any:
+    """What configurations must share to be compared: the environment, or else their type."""
+    return getattr(config, "env", type(config).__name__)
+
+
 def _row(report: Report, trial: Trial, baseline: Trial) -> Row:
-    """What there is to say about a configuration."""
-    config = trial.config
-    scores = np.asarray(trial.scores, float)
-    curves = np.asarray(trial.metrics.get("expected_return", trial.metrics["episode_return"]), float)
-    if curves.shape != (len(scores), config.num_updates) or not np.isfinite(scores).all():
+    """Summarize a configuration."""
+    config, scores, curves = trial.config, np.asarray(trial.scores, float), returns_of(trial.metrics)
+    has_shape = curves is None or curves.shape == (len(scores), config.num_updates)
+    if not (has_shape and np.isfinite(scores).all()):
         raise ConfigError(f"{trial.name}: must have a finite score of each seed, and metrics [num_seeds, num_updates]")
     steps = config.batch_size * np.arange(1, config.num_updates + 1)
     reached = np.full(len(scores), np.nan)
     if report.threshold is not None:
+        if curves is None:
+            raise ConfigError(f"threshold={report.threshold}: needs returns while training, which {trial.name} has not")
         reached = steps_to_threshold(curves, steps, report.threshold, window=report.window)
     improvement = None
     if trial is not baseline:
         compared = _without_rounding_errors(scores, np.asarray(baseline.scores, float))
-        improvement = _bootstrap(report, *compared, statistic=probability_of_improvement)
+        improvement = stratified_bootstrap(*compared, statistic=probability_of_improvement, **_bootstrap(report))
     return Row(
         name=trial.name,
-        environment=name_of(config.env),
+        environment=name_of(_task(config)),
         config=_table(trial),
         steps=int(steps[-1]),
         scores=scores,
-        iqm=_bootstrap(report, scores),
+        iqm=summarize(scores, **_bootstrap(report)),
         baseline=None if trial is baseline else baseline.name,
         improvement=improvement,
         steps_to_threshold=reached,
         seconds_to_threshold=reached / steps[-1] * trial.run_seconds,
         compile_seconds=trial.compile_seconds,
         run_seconds=trial.run_seconds,
-        curve=_curve(report, curves, steps),
+        curve=None if curves is None else _curve(report, curves, config.batch_size),
     )
 
 
-def _bootstrap(report: Report, *samples: Any, **options: Any) -> Interval:
-    settings = {"num_resamples": report.num_resamples, "confidence": report.confidence, "seed": report.seed}
-    return stratified_bootstrap(*samples, **(settings | options))
+def _bootstrap(report: Report) -> dict[str, Any]:
+    return {"num_resamples": report.num_resamples, "confidence": report.confidence, "seed": report.seed}
 
 
 def _without_rounding_errors(*samples: np.ndarray) -> list[np.ndarray]:
-    """Scores in units of 1e-5 of the largest, as integers: two programs may compute the same score differently."""
+    """Round scores to 1e-5 of the largest, as integers: two programs may compute the same score differently."""
     unit = 1e-5 * max(np.abs(sample).max() for sample in samples) or 1.0
     return [np.round(sample / unit) for sample in samples]
 
@@ -166,21 +181,21 @@ def _table(trial: Trial) -> dict[str, Any] | None:
         return None
 
 
-def _curve(report: Report, curves: np.ndarray, steps: np.ndarray) -> Curve:
-    """The curves of all seeds at some points, and their interquartile mean."""
-    known = last_known(curves)
-    points = np.flatnonzero(np.isfinite(known).all(axis=0))
-    if not len(points):
-        empty = np.empty(0)
-        return Curve(empty, np.empty((len(curves), 0)), Interval(empty, empty, empty))
-    points = points[np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))]
-    returns = known[:, points]
-    num_resamples = min(report.num_resamples, MOST_CURVE_RESAMPLES)
-    return Curve(steps[points], returns, _bootstrap(report, returns.T[:, None, :], num_resamples=num_resamples))
+def _curve(report: Report, curves: np.ndarray, steps_per_update: int) -> Curve:
+    """Average the curves of all seeds over windows of updates, and take their interquartile mean."""
+    windows = in_windows(last_known(curves))
+    is_known = np.isfinite(windows.mean).all(axis=0)
+    steps, returns = steps_per_update * windows.end[is_known], windows.mean[:, is_known]
+    nothing = np.empty(0)
+    mean = Interval(nothing, nothing, nothing)
+    if len(steps):
+        settings = _bootstrap(report) | {"num_resamples": min(report.num_resamples, MOST_CURVE_RESAMPLES)}
+        mean = stratified_bootstrap(returns.T[:, None, :], **settings)
+    return Curve(steps, returns, mean, windows.size)
 
 
 def _read(source: Any, is_one_of_many: bool) -> list[Trial]:
-    """The trials of a source.
+    """Read the trials of a source.
 
     Raises:
         ConfigError: it is none, or cannot be read.
@@ -201,7 +216,7 @@ def _read(source: Any, is_one_of_many: bool) -> list[Trial]:
 
 
 def read_run(directory: str | Path) -> Trial:
-    """A finished run; its scores are those of its last evaluation.
+    """Read a finished run; its scores are those of its last evaluation.
 
     Raises:
         ConfigError: the directory holds no run, or one that is broken, not finished or not evaluated.
@@ -213,9 +228,9 @@ def read_run(directory: str | Path) -> Trial:
     evaluations, metrics = logs.read_evaluations(path), logs.read_metrics(path)
     if not evaluations or evaluations["update"][-1] != config.num_updates:
         raise ConfigError(f"directory={str(path)!r}: must hold a run that was evaluated at its end (num_evaluations)")
-    if "greedy_return" not in evaluations or "episode_return" not in metrics:
-        raise ConfigError(f"directory={str(path)!r}: has a broken record: there are no returns in it")
-    scores = np.atleast_2d(evaluations.get("expected_return", evaluations["greedy_return"]))[:, -1]
+    if "score" not in evaluations or not metrics:
+        raise ConfigError(f"directory={str(path)!r}: has a broken record: it lacks scores or metrics")
+    scores = np.atleast_2d(evaluations["score"])[:, -1]
     metrics = {name: np.atleast_2d(values) for name, values in metrics.items()}
     account = files.read_json(path / files.ACCOUNT)
     try:
