@@ -10,7 +10,7 @@ import measure
 import numpy as np
 
 from purejaxppo import Config, planning, preset
-from purejaxppo.evaluation import greedy_return
+from purejaxppo.evaluation import score
 from purejaxppo.experiment.reports import statistics
 from purejaxppo.policies import environment, knows_optimum, tabular_model
 from purejaxppo.ppo import train
@@ -92,10 +92,9 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
     keys = jax.random.split(key_train, flags.num_seeds)
     state, _ = jax.block_until_ready(jax.jit(jax.vmap(train, in_axes=(None, 0)))(config, keys))
     seconds = time.perf_counter() - began
+    keys_evaluate = jax.random.split(key_evaluate, flags.num_seeds)
     returns = np.asarray(
-        jax.jit(jax.vmap(partial(greedy_return, config, num_episodes=flags.episodes)))(
-            state, jax.random.split(key_evaluate, flags.num_seeds)
-        )
+        jax.jit(jax.vmap(partial(score, config, num_episodes=flags.episodes)))(state, keys_evaluate)["score"]
     )
     best = optimum(config)
     target = row.target if best is None or row.target is not None else best - 0.01 * max(1.0, abs(best))

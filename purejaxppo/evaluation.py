@@ -85,16 +85,6 @@ def evaluate(
     return jax.lax.while_loop(lambda carry: jnp.any(carry[2]), step_all, carry)[1]
 
 
-def greedy_return(config: Config, state: TrainState, key: Array, *, num_episodes: int = 128) -> Array:
-    """What an episode of the greedy policy returns, `[]`.
-
-    It is exact where the environment's model is known, and otherwise the mean of so many episodes drawn with `key`.
-    """
-    if knows_optimum(config):
-        return optimality(config, state).expected_return
-    return jnp.mean(evaluate(config, state, key, num_episodes=num_episodes).episode_return)
-
-
 def score(config: Config, state: TrainState, key: Array, *, num_episodes: int = 128) -> dict[str, Array]:
     """What the agent is worth, as scalars by name; `jax.vmap` maps it over states and keys (seeds).
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from purejaxppo.cli.summary import Verdict
+from purejaxppo.cli.summary import Scores
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.errors import ConfigError
@@ -25,7 +25,7 @@ def new_directory(path: Path, flag: str) -> Path:
     Raises:
         ConfigError: it cannot be made or written to, or already holds something: nothing is overwritten.
     """
-    with files.written(f"{flag}={str(path)!r}"):
+    with files.as_run_error(f"{flag}={str(path)!r}"):
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise ConfigError(f"{flag}={str(path)!r}: must be a new or empty directory; nothing is overwritten")
@@ -44,29 +44,30 @@ def place(run: Path, output: Path | None) -> Path:
     directory = run / files.PICTURES
     if directory.is_symlink():
         raise ConfigError(f"{directory}: must not be a symbolic link")
-    with files.written(str(directory)):
+    with files.as_run_error(str(directory)):
         directory.mkdir(exist_ok=True)
     return directory
 
 
-def draw_learning(config: Config, metrics: dict[str, np.ndarray], verdict: Verdict, directory: Path) -> list[str]:
+def draw_learning(config: Config, metrics: dict[str, np.ndarray], scores: Scores, directory: Path) -> list[str]:
     """The learning curves; returns the names of the files, as all of these functions do."""
     # Imported here, as below: matplotlib takes a while, and most commands draw nothing.
     from purejaxppo.experiment.pictures import plots
 
     curves = metrics.get("expected_return", metrics["episode_return"])
-    figure = plots.learning_curves(curves, config.batch_size, optimum=verdict.optimum)
+    optimum = float(scores["optimal_return"][0]) if "optimal_return" in scores else None
+    figure = plots.learning_curves(curves, config.batch_size, optimum=optimum)
     figure.savefig(directory / "learning.png")
     return ["learning.png"]
 
 
-def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Path) -> list[str]:
+def draw_map(config: Config, state: TrainState, scores: Scores, directory: Path) -> list[str]:
     """What one agent learned beside the exact solution, on a gridworld."""
     from purejaxppo.experiment.pictures import plots
 
     if not (isinstance(make(config.env), GridWorld) and knows_optimum(config)):
         return []
-    plots.gridworld(config, _median(state, verdict)).savefig(directory / "map.png")
+    plots.gridworld(config, _median(state, scores)).savefig(directory / "map.png")
     return ["map.png"]
 
 
@@ -80,7 +81,7 @@ def draw_updates(config: Config, key: Array, directory: Path) -> list[str]:
     return ["surrogate.png", "ratios.png"]
 
 
-def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array, directory: Path) -> list[str]:
+def draw_movies(config: Config, state: TrainState, scores: Scores, key: Array, directory: Path) -> list[str]:
     """One agent's walk, and on a gridworld all agents at once."""
     from purejaxppo.experiment.pictures import animations as render
 
@@ -90,7 +91,7 @@ def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array,
         render.crowd(config, state, key_crowd, directory / "crowd.gif")
         drawn.append("crowd.gif")
     if render.can_draw(env):
-        render.walk(config, _median(state, verdict), key_walk, directory / "walk.gif")
+        render.walk(config, _median(state, scores), key_walk, directory / "walk.gif")
         drawn.append("walk.gif")
     return drawn
 
@@ -100,9 +101,9 @@ def show(drawn: list[str], directory: Path, console: Console) -> None:
     console.print(f"pictures           {', '.join(sorted(drawn))} in {directory}")
 
 
-def _median(state: TrainState, verdict: Verdict) -> TrainState:
+def _median(state: TrainState, scores: Scores) -> TrainState:
     """The agent with the median return."""
-    median = np.argsort(verdict.returns)[len(verdict.returns) // 2]
+    median = np.argsort(scores["score"])[len(scores["score"]) // 2]
     return jax.tree.map(lambda leaf: leaf[median], state)
 
 

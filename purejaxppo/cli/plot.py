@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.cli import output, pictures, runs, summary
+from purejaxppo.cli import output, pictures, runs
 from purejaxppo.cli.flags import flag, flags_type
 
 HELP = """Draw a run, finished or not: its learning curves and, on a gridworld, what the median agent learned.
@@ -28,7 +28,7 @@ def main(flags: Any) -> None:
     config, keys, state = runs.read(flags.directory)
     metrics = runs.read_metrics(flags.directory, state)
     place = pictures.place(flags.directory, flags.output)
-    verdict = summary.assess(config, state, keys)
-    drawn = pictures.draw_learning(config, metrics, verdict, place)
-    drawn += pictures.draw_map(config, state, verdict, place)
+    scores = runs.score(config, state, keys)
+    drawn = pictures.draw_learning(config, metrics, scores, place)
+    drawn += pictures.draw_map(config, state, scores, place)
     pictures.show(drawn, place, output.console())

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.cli import output, pictures, runs, summary
+from purejaxppo.cli import output, pictures, runs
 from purejaxppo.cli.flags import flag, flags_type
 
 HELP = """Make moving pictures of a run: one agent's walk and, on a gridworld, all agents at once.
@@ -30,6 +30,6 @@ def main(flags: Any) -> None:
     config, keys, state = runs.read(flags.directory)
     render.check(config)
     place = pictures.place(flags.directory, flags.output)
-    verdict = summary.assess(config, state, keys)
-    drawn = pictures.draw_movies(config, state, verdict, keys[0], place)
+    scores = runs.score(config, state, keys)
+    drawn = pictures.draw_movies(config, state, scores, keys[0], place)
     pictures.show(drawn, place, output.console())

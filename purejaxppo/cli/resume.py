@@ -6,9 +6,9 @@ from typing import Any
 from purejaxppo.cli import output, runs
 from purejaxppo.cli.flags import flags_type
 from purejaxppo.experiment import resume
-from purejaxppo.experiment.runs.run import open_job
+from purejaxppo.experiment.runs.run import open_run
 
-HELP = """Go on with a run that was stopped or killed, from its newest whole checkpoint, as if it had never stopped.
+HELP = """Resume an interrupted run from its newest valid checkpoint; the result is bit-identical.
 
 Example: purejaxppo resume runs/cartpole
 """
@@ -20,8 +20,9 @@ def flags(argv: list[str]) -> type:
 
 
 def main(flags: Any) -> None:
-    """Train to the end, and print what came of it."""
+    """Train to the end, and print the scores."""
     loggers = runs.loggers(flags)
-    job = open_job(flags.directory)
+    rows = open_run(flags.directory).job.rows
     console = output.console(quiet=flags.silent)
-    runs.show(runs.go(partial(resume, flags.directory, loggers=loggers), job.config, job.key, flags), console)
+    begin = partial(resume, flags.directory, loggers=loggers)
+    runs.show(runs.finish(begin, rows.config, rows.keys, flags), console)

@@ -15,6 +15,7 @@ from purejaxppo import environments
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, RandomGridWorld
 from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.settings import Settings
 
 # Environments that a file can hold as a table, by their `type` there.
 TYPES: dict[str, type[GridWorld] | type[RandomGridWorld]] = {
@@ -41,8 +42,8 @@ def preset(name: str | Path, **changes: Any) -> Config:
     return _config(read(name) | changes)
 
 
-def loads(text: str) -> Config:
-    """The configuration that a TOML text holds.
+def loads(text: str, kind: type[Any] = Config) -> Any:
+    """The configuration that a TOML text holds, of some class of settings.
 
     Raises:
         ConfigError: it is not TOML, or a field in it cannot be used.
@@ -51,10 +52,10 @@ def loads(text: str) -> Config:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"config: cannot be read as TOML ({error})") from None
-    return from_table(values)
+    return from_table(values, kind)
 
 
-def dumps(config: Config) -> str:
+def dumps(config: Settings) -> str:
     """The configuration as TOML, from which `loads` and `preset` make an equal one.
 
     Raises:
@@ -63,30 +64,32 @@ def dumps(config: Config) -> str:
     return tomli_w.dumps(to_table(config), multiline_strings=True)
 
 
-def from_table(values: Mapping[str, Any]) -> Config:
-    """The configuration of a table, as `to_table` gives it.
+def from_table(values: Mapping[str, Any], kind: type[Any] = Config) -> Any:
+    """The configuration of a table, as `to_table` gives it, of some class of settings.
 
     Raises:
         ConfigError: a field in it cannot be used.
     """
-    return _config(_with_environment(dict(values)))
+    return _config(_with_environment(dict(values)), kind)
 
 
-def to_table(config: Config) -> dict[str, Any]:
+def to_table(config: Settings) -> dict[str, Any]:
     """The configuration as a table of plain values, as TOML and JSON have them.
 
     Raises:
         ConfigError: a field is an array, or the environment is an object that only a program can make.
     """
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     values = {
         name: _plain(name, value)
         for name, value in fields.items()
         if name not in ("env", "env_params") and value is not None
     }
-    values["env"] = config.env if isinstance(config.env, str) else _environment_table(config.env)
-    if config.env_params is not None:
-        values["env_params"] = _params_table(config.env_params, environments.make(config.env).default_params)
+    if "env" in fields:
+        values["env"] = fields["env"] if isinstance(fields["env"], str) else _environment_table(fields["env"])
+    if fields.get("env_params") is not None:
+        default = environments.make(fields["env"]).default_params
+        values["env_params"] = _params_table(fields["env_params"], default)
     return values
 
 
@@ -106,13 +109,14 @@ def read(name: str | Path) -> dict[str, Any]:
     return _with_environment(values)
 
 
-def _config(values: dict[str, Any]) -> Config:
-    """A configuration from its fields, where `env_params` may be a table."""
+def _config(values: dict[str, Any], kind: type[Any] = Config) -> Any:
+    """A configuration from its fields, where `env_params` may be a table; lists are tuples, which can be hashed."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if isinstance(values.get("env_params"), dict):
         env = environments.make(environments.resolve(values.get("env", Config.env)))
         params = environments.replaced_params(env.default_params, values["env_params"])
         values = values | {"env_params": params}
-    return Config(**values)
+    return kind(**values)
 
 
 def _with_environment(values: dict[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,8 @@ from purejaxppo.experiment.reports.statistics import (
     steps_to_threshold,
     stratified_bootstrap,
 )
-from purejaxppo.experiment.runs import files, logs
-from purejaxppo.experiment.runs.run import open_job
-from purejaxppo.experiment.sweeps import journal as batches
-from purejaxppo.experiment.sweeps import sweep as sweeps
-from purejaxppo.experiment.sweeps.sweep import Trial
+from purejaxppo.experiment.runs import files
+from purejaxppo.experiment.sweeps.sweep import Trial, load_trials
 from purejaxppo.settings import FINITE
 
 MOST_POINTS = 100  # of a curve in a report
@@ -191,38 +188,7 @@ def _read(source: Any, is_one_of_many: bool) -> list[Trial]:
         return list(source)
     if not isinstance(source, str | Path):
         raise ConfigError.of("sources", source, "directories of runs or sweeps, or what sweep returned")
-    directory = Path(source)
-    if (directory / files.RUN).exists():
-        return [read_run(directory)]
-    if not (directory / batches.MANIFEST).exists():
-        raise ConfigError(f"directory={str(directory)!r}: must hold a run or a sweep")
-    trials = sweeps.load(directory)
-    return [trial._replace(name=f"{directory}: {trial.name}") for trial in trials] if is_one_of_many else trials
-
-
-def read_run(directory: str | Path) -> Trial:
-    """A finished run; its scores are those of its last evaluation.
-
-    Raises:
-        ConfigError: the directory holds no run, or one that is broken, not finished or not evaluated.
-    """
-    path = Path(directory)
-    if not (path / files.ACCOUNT).exists():
-        raise ConfigError(f"directory={str(path)!r}: must hold a finished run; resume goes on with it")
-    config = open_job(path).config
-    evaluations, metrics = logs.read_evaluations(path), logs.read_metrics(path)
-    if not evaluations or evaluations["update"][-1] != config.num_updates:
-        raise ConfigError(f"directory={str(path)!r}: must hold a run that was evaluated at its end (num_evaluations)")
-    if "greedy_return" not in evaluations or "episode_return" not in metrics:
-        raise ConfigError(f"directory={str(path)!r}: has a broken record: there are no returns in it")
-    scores = np.atleast_2d(evaluations.get("expected_return", evaluations["greedy_return"]))[:, -1]
-    metrics = {name: np.atleast_2d(values) for name, values in metrics.items()}
-    account = files.read_json(path / files.ACCOUNT)
-    try:
-        compile_seconds, seconds = float(account["seconds"]["compile"]), float(account["seconds"]["chunks"])
-        done = config.num_updates - int(account["resumed_after"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path / files.ACCOUNT}: is broken ({error})") from None
-    # Of a run that was resumed, the last process's pace is taken for the whole.
-    run_seconds = seconds * config.num_updates / done if done > 0 else math.nan
-    return Trial(str(path), config, scores, metrics, compile_seconds, run_seconds)
+    trials = load_trials(source)
+    if not is_one_of_many or (Path(source) / files.RUN).exists():
+        return trials
+    return [trial._replace(name=f"{source}: {trial.name}") for trial in trials]

@@ -15,7 +15,7 @@ from purejaxppo.errors import ConfigError, unknown_name
 ENV_PARAMS = "env_params."  # a parameter of the environment is spelt env_params.slip
 
 
-def combinations(config: Config, over: Mapping[str, Any]) -> list[tuple[str, Config]]:
+def combinations(config: Any, over: Mapping[str, Any]) -> list[tuple[str, Config]]:
     """`(name, config)` of every combination; the last field's values change fastest.
 
     Args:
