@@ -91,10 +91,9 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
     keys = jax.random.split(key_train, flags.num_seeds)
     state, _ = jax.block_until_ready(jax.jit(jax.vmap(train, in_axes=(None, 0)))(config, keys))
     seconds = time.perf_counter() - began
+    keys_evaluate = jax.random.split(key_evaluate, flags.num_seeds)
     returns = np.asarray(
-        jax.jit(jax.vmap(lambda *row: score(config, *row, num_episodes=flags.episodes)["score"]))(
-            state, jax.random.split(key_evaluate, flags.num_seeds)
-        )
+        jax.jit(jax.vmap(lambda *row: score(config, *row, num_episodes=flags.episodes)["score"]))(state, keys_evaluate)
     )
     best = optimum(config)
     target = row.target if best is None or row.target is not None else best - 0.01 * max(1.0, abs(best))

@@ -184,8 +184,9 @@ def check_single(state: TrainState) -> None:
         ConfigError: the state has a leading axis.
     """
     if state.num_updates.ndim:
-        shape = state.num_updates.shape
-        raise ConfigError(f"state: must be of one agent, not of many {list(shape)}; jax.vmap maps over them")
+        one = "jax.tree.map(lambda leaf: leaf[0], state)"
+        shape = list(state.num_updates.shape)
+        raise ConfigError(f"state: must be of one agent, not of {shape}; {one} is the first, jax.vmap maps over all")
 
 
 def _leading(task: Task, obs: Any) -> tuple[int, ...]:

@@ -82,7 +82,7 @@ def _kind(field: dataclasses.Field[Any], default: Any) -> Any:
     if allowed is not None and allowed.number is not None:
         kind = allowed.number
     elif kind is tuple:
-        kind = tuple[str if field.name in WORDS else int, ...]
+        kind = tuple[str, ...] if field.name in WORDS else tuple[int, ...]
     return kind | None if default is None else kind
 
 
@@ -91,14 +91,14 @@ def config_flags(argv: list[str], num_seeds: int | None = None) -> list[Flag]:
     name = _preset_name(argv)
     imports = _early_flags(argv, "--import")
     base = _base(name, _early_flag(argv, "--env"), _early_flag(argv, "--network"), imports)
-    names = {field: _name_in_flag(field, getattr(base, field)) for field in NAMED}
+    names: dict[str, Any] = {field: _name_in_flag(field, getattr(base, field)) for field in NAMED}
     network = [own for own in settings_flags(base.network, f"network{WITHIN}") if isinstance(own[2].default, PLAIN)]
     if num_seeds is None:
         num_seeds = 1024 if name == DEFAULT_PRESET else Seeds.num_seeds
     return [
         flag("preset", str | None, name, f"settings to start from: {', '.join(presets.names())}, or a file (*.toml)"),
         IMPORT_FLAG,
-        *(own for own in settings_flags(base, **names) if own[0] != "env_params"),
+        *(own for own in settings_flags(base, "", **names) if own[0] != "env_params"),
         flag("env_params", tuple[str, ...], (), "parameters of the environment, as name=value pairs"),
         *network,
         *settings_flags(Seeds, num_seeds=num_seeds),
