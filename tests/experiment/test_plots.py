@@ -14,12 +14,12 @@ from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 from PIL import Image
+from purejaxppo.policies import policy_table
 
 from purejaxppo import Config, ConfigError, GridWorld, init, update
 from purejaxppo.experiment.pictures import plots
 from purejaxppo.losses import standardize
 from purejaxppo.planning import value_iteration
-from purejaxppo.policies import policy_table
 from purejaxppo.ppo import collect, learn
 from tests.support import probes, tables
 

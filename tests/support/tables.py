@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from purejaxppo import Config, GridWorld, init
+from purejaxppo import MLP, Config, GridWorld, init
 from purejaxppo.networks import Layer
 
 RIGHT, LEFT = [0.0, 50.0, 0.0, 0.0], [0.0, 0.0, 0.0, 50.0]  # logits of a policy that always goes there
@@ -11,7 +11,9 @@ RIGHT, LEFT = [0.0, 50.0, 0.0, 0.0], [0.0, 0.0, 0.0, 50.0]  # logits of a policy
 
 def agent(layout, logits, value=0.0, **settings):
     """`(config, state)` of an agent on a map with these logits `[A]` or `[S, A]` and values `[]` or `[S]`."""
-    config = Config(env=GridWorld(layout), num_envs=2, num_steps=4, total_timesteps=8, hidden_sizes=(), **settings)
+    config = Config(
+        env=GridWorld(layout), num_envs=2, num_steps=4, total_timesteps=8, network=MLP(hidden_sizes=()), **settings
+    )
     num_cells = len(config.env.map.symbol)
 
     def layer(table, width):
