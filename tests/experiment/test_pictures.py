@@ -16,7 +16,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from purejaxppo import Config, ConfigError, GridWorld, init, update
-from purejaxppo.experiment.pictures import plots
+from purejaxppo.experiment.pictures import maps, report, training
 from purejaxppo.losses import standardize
 from purejaxppo.planning import value_iteration
 from purejaxppo.policies import policy_table
@@ -51,7 +51,7 @@ def painted():
     weight = np.exp(logits) * config.env.map.is_open
     solution = value_iteration(config.env.tabular_model(config.env.default_params), 0.9)
     policy = weight / weight.sum(axis=1, keepdims=True)
-    return config, policy, value, jax.tree.map(np.asarray, solution), plots.gridworld(config, state)
+    return config, policy, value, jax.tree.map(np.asarray, solution), maps.gridworld(config, state)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def scatters(axes):
 
 
 def test_learning_curves_draw_the_quantiles_over_seeds():
-    axes = plots.learning_curves(RETURNS, 32).axes[0]
+    axes = training.learning_curves(RETURNS, 32).axes[0]
     steps = [32, 64, 96, 128]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), steps)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.median(RETURNS, axis=0))
@@ -149,7 +149,7 @@ def test_learning_curves_leave_out_what_is_missing():
     returns = RETURNS.copy()
     returns[1:, 0] = np.nan  # one seed is left
     returns[:, 2] = np.nan  # none is
-    axes = plots.learning_curves(jnp.asarray(returns), 10).axes[0]
+    axes = training.learning_curves(jnp.asarray(returns), 10).axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [10, 20, 40])
     median = [RETURNS[0, 0], np.median(RETURNS[:, 1]), np.median(RETURNS[:, 3])]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), median, rtol=1e-6)
@@ -159,7 +159,7 @@ def test_learning_curves_leave_out_what_is_missing():
 
 @pytest.mark.parametrize("returns", [RETURNS[0], RETURNS[:1]])
 def test_one_seed_is_a_line_alone(returns):
-    axes = plots.learning_curves(returns, 32).axes[0]
+    axes = training.learning_curves(returns, 32).axes[0]
     assert len(axes.lines) == 1
     assert len(axes.collections) == 0
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), RETURNS[0])
@@ -167,7 +167,7 @@ def test_one_seed_is_a_line_alone(returns):
 
 
 def test_learning_curves_say_what_they_show():
-    axes = plots.learning_curves(np.tile(RETURNS, (300, 1)), 32, optimum=2.5).axes[0]
+    axes = training.learning_curves(np.tile(RETURNS, (300, 1)), 32, optimum=2.5).axes[0]
     assert "environment steps" in axes.get_xlabel()
     assert "return" in axes.get_ylabel()
     entries = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -178,7 +178,7 @@ def test_learning_curves_say_what_they_show():
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3)])
 def test_learning_curves_without_a_single_episode_can_still_be_drawn(shape):
-    figure = plots.learning_curves(np.full(shape, np.nan), 32, optimum=1.0)
+    figure = training.learning_curves(np.full(shape, np.nan), 32, optimum=1.0)
     assert "environment steps" in figure.axes[0].get_xlabel()
 
 
@@ -227,7 +227,7 @@ def test_arrows_are_as_long_as_their_moves_are_probable(painted):
 
 def test_ties_share_an_arrow_and_v_star_is_known_by_hand():
     config, state = tables.agent("S.M\n...", [0.0] * 4, gamma=0.5)
-    _, exact, _ = maps_of(plots.gridworld(config, state))
+    _, exact, _ = maps_of(maps.gridworld(config, state))
     np.testing.assert_allclose(image(exact), [[1, 4, np.nan], [-0.5, 1, 4]])
     drawn = arrows(exact)
     # From below the start, right and up lead to money equally fast.
@@ -253,7 +253,7 @@ def test_wrong_greedy_moves_are_crossed_and_counted(painted):
 def test_an_agent_that_follows_the_solution_has_no_crosses_and_no_difference(painted):
     _, _, _, solution, _ = painted
     config, state = tables.agent(MAP, solution.is_optimal * 9.0, solution.value, gamma=0.9)
-    difference = maps_of(plots.gridworld(config, state))[2]
+    difference = maps_of(maps.gridworld(config, state))[2]
     assert "(0)" in difference.get_title()
     np.testing.assert_allclose(image(difference)[~np.isnan(image(difference))], 0, atol=1e-5)
     assert difference.images[0].get_clim()[1] > 0
@@ -268,22 +268,22 @@ def test_numbers_stand_in_the_cells_of_small_maps_only(painted):
         np.testing.assert_allclose(numbers_in(axes), numbers[is_free], atol=0.00501)
         where = [(round(t.get_position()[1] - 0.4), t.get_position()[0]) for t in axes.texts if "." in t.get_text()]
         np.testing.assert_array_equal(where, config.env.map.position[is_free])
-    for length in (plots.NUMBERED - 1, plots.NUMBERED, plots.NUMBERED + 1):
+    for length in (maps.NUMBERED - 1, maps.NUMBERED, maps.NUMBERED + 1):
         config, state = tables.agent("S" + "." * (length - 2) + "M", [0.0] * 4)
-        count = [len(numbers_in(axes)) for axes in maps_of(plots.gridworld(config, state))]
-        assert count == [length - 1 if length <= plots.NUMBERED else 0] * 3
+        count = [len(numbers_in(axes)) for axes in maps_of(maps.gridworld(config, state))]
+        assert count == [length - 1 if length <= maps.NUMBERED else 0] * 3
 
 
 def test_only_a_gridworld_is_drawn_as_a_map():
     config = Config(env="CartPole-v1", num_envs=2, num_steps=4, total_timesteps=8)
     with pytest.raises(ConfigError, match=r"env='CartPole-v1': must be a GridWorld"):
-        plots.gridworld(config, None)
+        maps.gridworld(config, None)
 
 
 def test_draw_map_has_a_square_for_every_cell_and_its_letters():
     env = GridWorld("S.#M\n.Dm#\nS..D")
     axes = Figure().subplots()
-    plots.draw_walls(env, axes)
+    maps.draw_walls(env, axes)
     middles = [(p.get_y() + p.get_height() / 2, p.get_x() + p.get_width() / 2) for p in axes.patches]
     np.testing.assert_allclose(middles, env.map.position)
     color = dict(zip(map(tuple, env.map.position), (p.get_facecolor() for p in axes.patches), strict=True))
@@ -298,7 +298,7 @@ def test_draw_map_has_a_square_for_every_cell_and_its_letters():
 def test_the_surrogate_shows_every_sample_of_an_update_on_the_clipped_curve(samples):
     state, ratio, advantage = samples
     eps = CONFIG.clip_eps
-    for axes, sign in zip(plots.surrogate(CONFIG, state, KEY).axes, (1, -1), strict=True):
+    for axes, sign in zip(training.surrogate(CONFIG, state, KEY).axes, (1, -1), strict=True):
         points = scatters(axes)
         expected = ratio[np.sign(advantage) == sign]
         is_flat = expected > 1 + eps if sign > 0 else expected < 1 - eps
@@ -320,23 +320,23 @@ def test_the_surrogate_shows_every_sample_of_an_update_on_the_clipped_curve(samp
 
 def test_the_surrogate_counts_every_sample_once(samples):
     state, _, advantage = samples
-    panels = plots.surrogate(CONFIG, state, KEY).axes
+    panels = training.surrogate(CONFIG, state, KEY).axes
     assert sum(len(points) for axes in panels for points in scatters(axes).values()) == np.sum(advantage != 0)
     # Not standardised, the advantages of a critic that expects the worst are all positive.
     config, state = tables.agent(MAP, [0.0] * 4, value=-1000.0, normalize_advantage=False)
-    positive, negative = (scatters(axes) for axes in plots.surrogate(config, state, KEY).axes)
+    positive, negative = (scatters(axes) for axes in training.surrogate(config, state, KEY).axes)
     assert sum(map(len, positive.values())) == config.batch_size
     assert sum(map(len, negative.values())) == 0
 
 
 def test_samples_without_an_advantage_are_on_neither_panel():
     config = Config(env=probes.Probe(), num_envs=2, num_steps=4, total_timesteps=8, hidden_sizes=())
-    figure = plots.surrogate(config, init(config, KEY), KEY)
+    figure = training.surrogate(config, init(config, KEY), KEY)
     assert [len(points) for axes in figure.axes for points in scatters(axes).values()] == [0] * 4
 
 
 def test_each_update_has_a_column_of_shares_that_sum_to_1():
-    axes = plots.ratio_histograms(CONFIG, KEY).axes[0]
+    axes = training.ratio_histograms(CONFIG, KEY).axes[0]
     (mesh,) = (c for c in axes.collections if isinstance(c, QuadMesh))
     shares = np.ma.filled(np.ma.asarray(mesh.get_array(), float), np.nan)
     edges = mesh.get_coordinates()
@@ -353,13 +353,13 @@ def test_each_update_has_a_column_of_shares_that_sum_to_1():
 
 
 def test_the_columns_are_the_ratios_of_one_training_run():
-    mesh = plots.ratio_histograms(CONFIG, KEY).axes[0].collections[0]
+    mesh = training.ratio_histograms(CONFIG, KEY).axes[0].collections[0]
     shares = np.nan_to_num(np.ma.filled(mesh.get_array(), np.nan))
     edges = mesh.get_coordinates()[:, 0, 1]
     key_train, key_ratios = jax.random.split(KEY)
     state = init(CONFIG, key_train)
     for column, key in zip(shares.T, jax.random.split(key_ratios, 3), strict=True):
-        panels = plots.surrogate(CONFIG, state, key).axes
+        panels = training.surrogate(CONFIG, state, key).axes
         ratio = np.concatenate([points[:, 0] for axes in panels for points in scatters(axes).values()])
         counts, _ = np.histogram(ratio, edges)
         # A ratio that rounding moves over an edge changes two bins.
@@ -369,14 +369,14 @@ def test_the_columns_are_the_ratios_of_one_training_run():
 
 def test_ratios_beyond_the_picture_are_counted_at_its_edge():
     config = CONFIG.replace(lr=1.0, clip_eps=5.0)
-    mesh = plots.ratio_histograms(config, KEY).axes[0].collections[0]
+    mesh = training.ratio_histograms(config, KEY).axes[0].collections[0]
     shares = np.nan_to_num(np.ma.filled(mesh.get_array(), np.nan))
     np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-5)
     assert shares[-1, 0] > 0
 
 
 def test_ratios_stay_at_1_without_learning():
-    mesh = plots.ratio_histograms(CONFIG.replace(lr=1e-12), KEY).axes[0].collections[0]
+    mesh = training.ratio_histograms(CONFIG.replace(lr=1e-12), KEY).axes[0].collections[0]
     shares = np.nan_to_num(np.ma.filled(mesh.get_array(), np.nan))
     edges = mesh.get_coordinates()[:, 0, 1]
     np.testing.assert_allclose(shares[(edges[1:] >= 0.999) & (edges[:-1] <= 1.001)].sum(axis=0), 1, rtol=1e-6)
@@ -385,10 +385,10 @@ def test_ratios_stay_at_1_without_learning():
 @pytest.mark.parametrize("name", ["learning", "gridworld", "surrogate", "ratios"])
 def test_figures_are_written_as_png(name, painted, samples, tmp_path):
     figure = {
-        "learning": lambda: plots.learning_curves(RETURNS, 32, optimum=1.0),
+        "learning": lambda: training.learning_curves(RETURNS, 32, optimum=1.0),
         "gridworld": lambda: painted[-1],
-        "surrogate": lambda: plots.surrogate(CONFIG, samples[0], KEY),
-        "ratios": lambda: plots.ratio_histograms(CONFIG, KEY),
+        "surrogate": lambda: training.surrogate(CONFIG, samples[0], KEY),
+        "ratios": lambda: training.ratio_histograms(CONFIG, KEY),
     }[name]()
     figure.savefig(tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as picture:
@@ -406,20 +406,20 @@ NAMES = [
 
 def test_intervals_are_drawn_where_they_are():
     values = [(1.0, 0.5, 2.0), (3.0, 2.5, 3.5), (0.0, np.nan, np.nan)]
-    (axes,) = plots.intervals(NAMES, values, confidence=0.9).axes
+    (axes,) = report.intervals(NAMES, values, confidence=0.9).axes
     drawn = [line.get_xydata().tolist() for line in axes.lines]
     assert drawn[::2][:2] == [[[0.5, 0], [2, 0]], [[2.5, 1], [3.5, 1]]]
     assert drawn[1::2] == [[[1, 0]], [[3, 1]], [[0, 2]]]
     assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == NAMES
     assert axes.yaxis_inverted()
     assert axes.get_xlabel() == "score: IQM over seeds, 90% interval"
-    (axes,) = plots.intervals(NAMES, [(1.0, np.nan, np.nan)] * 3, confidence=0.9).axes
-    assert axes.get_xlabel() == "score: one seed, no interval"
+    (axes,) = report.intervals(NAMES, [(1.0, np.nan, np.nan)] * 3, confidence=0.9).axes
+    assert axes.get_xlabel() == "score: mean of one or two seeds, no interval"
 
 
 def test_every_seeds_score_is_drawn():
     scores = [np.array([1.0, 1, 2]), np.array([5.0]), np.arange(4.0)]
-    (axes,) = plots.seeds(NAMES, scores, [1.0, 5.0, 1.5]).axes
+    (axes,) = report.seeds(NAMES, scores, [1.0, 5.0, 1.5]).axes
     dots = [dots.get_offsets() for dots in axes.collections]
     for line, (own, found) in enumerate(zip(scores, dots, strict=True)):
         np.testing.assert_array_equal(found[:, 0], own)
@@ -432,7 +432,7 @@ def test_every_seeds_score_is_drawn():
 def test_each_configuration_has_a_panel_of_its_curve_and_all_others(count):
     steps = np.arange(1, 6) * 10
     values = [(steps, steps * 0.1 + i, steps * 0.1 + i - 1, steps * 0.1 + i + 1) for i in range(count)]
-    figure = plots.curves([f"lr={i}" for i in range(count)], values, confidence=0.95, threshold=2.5)
+    figure = report.curves([f"lr={i}" for i in range(count)], values, confidence=0.95, threshold=2.5)
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == [f"lr={i}" for i in range(count)]
     for axes, (_, estimate, low, high) in zip(panels, values, strict=True):
@@ -444,18 +444,18 @@ def test_each_configuration_has_a_panel_of_its_curve_and_all_others(count):
         for one, other in zip(found, (steps, low, high), strict=True):
             np.testing.assert_allclose(one, other)
         assert axes.get_ylim() == panels[0].get_ylim()
-    assert figure.get_supylabel() == "return of an episode: IQM, 95% interval"
+    assert figure.get_supylabel() == "return of an episode: IQM over seeds, 95% interval"
 
 
 def test_curves_of_one_seed_have_no_band_and_say_so():
     nan = np.full(3, np.nan)
-    figure = plots.curves(["a"], [(np.arange(3), np.arange(3), nan, nan)], confidence=0.95)
-    assert figure.get_supylabel() == "return of an episode: one seed"
-    plots.curves(["a"], [(nan[:0],) * 4], confidence=0.95).savefig(io.BytesIO())
+    figure = report.curves(["a"], [(np.arange(3), np.arange(3), nan, nan)], confidence=0.95)
+    assert figure.get_supylabel() == "return of an episode: mean of one or two seeds, no interval"
+    report.curves(["a"], [(nan[:0],) * 4], confidence=0.95).savefig(io.BytesIO())
 
 
 def test_names_do_not_run_into_each_other():
-    figure = plots.intervals([f"{NAMES[2]}, " * 3] * 4, [(1.0, 0.5, 2.0)] * 4, confidence=0.9)
+    figure = report.intervals([f"{NAMES[2]}, " * 3] * 4, [(1.0, 0.5, 2.0)] * 4, confidence=0.9)
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert all(not one.overlaps(other) for one, other in pairwise(boxes))
