@@ -96,14 +96,14 @@ def test_rows_go_down(frames, tmp_path):
     assert second == {(1, 0), (2, 0)}
 
 
-def test_a_time_limit_ends_the_walk_where_it_cuts_it_short(frames, tmp_path):
+def test_a_time_limit_ends_the_episode_where_it_cuts_it_short(frames, tmp_path):
     config, state = agent("S.M", BOUNCES, env_params=GridWorldParams(max_steps_in_episode=5))
     animations.animate_episode(config, state, KEY, tmp_path / "a.gif")
     assert places(frames)[:, 0].tolist() == [0, 1, 0, 1, 0, 1] + [1] * animations.PAUSE
     assert frames[-1][1] == "step 5: under way"
 
 
-def test_no_walk_is_longer_than_the_longest(frames, monkeypatch, tmp_path):
+def test_no_animation_is_longer_than_the_longest(frames, monkeypatch, tmp_path):
     monkeypatch.setattr(animations, "MOST_FRAMES", 4)
     config, state = agent("S.M", BOUNCES)
     animations.animate_episode(config, state, KEY, tmp_path / "a.gif")
@@ -150,7 +150,7 @@ def test_many_states_take_turns(num_agents, frames, tmp_path):
         assert frames[-1][1] == "step 2: 5 agents, 3 at money, 2 at dragons"
 
 
-def test_a_thousand_agents_walk_unless_told_otherwise(frames, tmp_path):
+def test_a_thousand_agents_are_shown_by_default(frames, tmp_path):
     config, state = agent("SM", RIGHT)
     animations.animate_agents(config, state, KEY, tmp_path / "a.gif")
     assert [len(dots) for dots, _ in frames] == [1000] * (2 + animations.PAUSE)
@@ -197,6 +197,12 @@ def test_a_wrong_number_of_agents_is_refused(num_agents, tmp_path):
     assert not (tmp_path / "a.gif").exists()
 
 
+def test_an_episode_is_of_one_agent(tmp_path):
+    config, state = agent("SM", RIGHT)
+    with pytest.raises(ConfigError, match=r"state: must be of one agent, not of \[2\]"):
+        animations.animate_episode(config, stack(state, state), KEY, tmp_path / "a.gif")
+
+
 def test_a_key_of_another_kind_is_refused(tmp_path):
     config, state = agent("SM", RIGHT)
     for key in (np.zeros(2, np.uint32), jax.random.split(KEY)):
@@ -208,7 +214,7 @@ def small(env, **settings):
     return Config(env=env, num_envs=2, num_steps=4, total_timesteps=8, hidden_sizes=(), **settings)
 
 
-def test_crowds_walk_on_gridworlds_only(tmp_path):
+def test_many_agents_are_animated_on_gridworlds_only(tmp_path):
     with pytest.raises(ConfigError, match=r"env='CartPole-v1': must be a GridWorld"):
         animations.animate_agents(small("CartPole-v1"), None, KEY, tmp_path / "a.gif")
 

@@ -2,8 +2,10 @@
 
 import io
 import re
+from functools import partial
 from itertools import pairwise
 
+import chex
 import jax
 import jax.numpy as jnp
 import matplotlib.colors
@@ -16,7 +18,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from purejaxppo import Config, ConfigError, GridWorld, init, update
-from purejaxppo.experiment.pictures import maps, report, training
+from purejaxppo.experiment.pictures import agents, maps, report, training
 from purejaxppo.losses import standardize
 from purejaxppo.planning import value_iteration
 from purejaxppo.policies import policy_table
@@ -56,20 +58,24 @@ def painted():
 
 @pytest.fixture(scope="module")
 def samples():
-    """Ratio and advantage of one update's samples from `KEY`, by this test's own way from the same experience."""
     state = init(CONFIG, KEY)
+    return state, *ratios_and_advantages(CONFIG, state)
 
-    @jax.jit
-    def experience(state):
-        key_rollout, key_learn = jax.random.split(KEY)
-        _, _, batch = collect(CONFIG, state, key_rollout)
-        return batch, learn(CONFIG, state, batch, key_learn)[0]
 
-    batch, params = experience(state)
+@jax.jit
+def experience(config, state):
+    key_rollout, key_learn = jax.random.split(KEY)
+    _, _, batch = collect(config, state, key_rollout)
+    return batch, learn(config, state, batch, key_learn)[0]
+
+
+def ratios_and_advantages(config, state):
+    """Of one update's samples from `KEY`, by this test's own way from the same experience."""
+    batch, params = experience(config, state)
     agents = state.agent, state.agent._replace(params=params)
-    old, new = (np.asarray(policy_table(CONFIG, agent).action.log_probs, float) for agent in agents)
+    old, new = (np.asarray(policy_table(config, agent).action.log_probs, float) for agent in agents)
     at = np.asarray(batch.obs), np.asarray(batch.action)
-    return state, np.exp(new[at] - old[at]), np.asarray(standardize(batch.advantage), float)
+    return np.exp(new[at] - old[at]), np.asarray(standardize(batch.advantage), float)
 
 
 def maps_of(figure):
@@ -115,9 +121,9 @@ def band(collection):
     return steps, np.array([y[x == step].min() for step in steps]), np.array([y[x == step].max() for step in steps])
 
 
-def surrogate(ratio, sign, eps):
-    """By cases, as in the paper's figure 1: what is gained by moving on ends at the clip."""
-    return np.where(sign > 0, np.minimum(ratio, 1 + eps), -np.maximum(ratio, 1 - eps))
+def surrogate(ratio, sign, eps, dual_clip=np.inf):
+    """By cases, as in the paper's figure 1: what is gained by moving on ends at the clip, what is lost at the dual."""
+    return np.where(sign > 0, np.minimum(ratio, 1 + eps), -np.clip(ratio, 1 - eps, dual_clip))
 
 
 def scatters(axes):
@@ -164,6 +170,48 @@ def test_one_seed_is_a_line_alone(returns):
     assert len(axes.collections) == 0
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), RETURNS[0])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one seed"]
+
+
+def test_noisy_curves_are_averaged_over_windows_of_updates():
+    returns = np.random.default_rng(2).normal(size=(3, 1001))
+    returns[0, 996:] = np.nan
+    axes = training.learning_curves(returns, 10).axes[0]
+    (median,) = axes.lines
+    ends = np.arange(1001 - 6 * 166, 1002, 6)
+    np.testing.assert_array_equal(median.get_xdata(), 10 * ends)
+    means = [np.nanmean(returns[:, max(0, end - 6) : end], axis=1) for end in ends]
+    np.testing.assert_allclose(median.get_ydata(), np.nanmedian(means, axis=1))
+    assert axes.get_ylabel() == "return of an episode, mean of 6 updates"
+    axes = training.learning_curves(returns, 10, window=1001).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[10010, np.median(np.nanmean(returns, axis=1))]])
+    for window in (0, 1002, 2.5):
+        with pytest.raises(ConfigError, match=rf"window={window}: must be an integer from 1 to .* updates, 1001"):
+            training.learning_curves(returns, 10, window=window)
+
+
+def test_a_learning_curve_of_few_updates_is_drawn_as_it_is():
+    returns = np.random.default_rng(2).normal(size=(3, 200))
+    axes = training.learning_curves(returns, 10).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), np.median(returns, axis=0))
+    assert axes.get_ylabel() == "return of an episode"
+
+
+def test_pictures_of_one_agent_refuse_many(samples):
+    state = samples[0]
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), state)
+    for draw in (maps.gridworld, partial(training.surrogate, key=KEY)):
+        with pytest.raises(ConfigError, match=r"state: must be of one agent, not of \[3\]; jax.tree.map"):
+            draw(CONFIG, many)
+
+
+def test_the_agent_with_the_median_score_and_one_after_a_tenth_of_its_training():
+    config = CONFIG.replace(total_timesteps=128 * 25)
+    early = agents.early_agent(config, KEY)
+    state = update(config, update(config, init(config, KEY))[0])[0]
+    chex.assert_trees_all_close(early.params, state.params, rtol=1e-4, atol=1e-6)
+    states = jax.vmap(partial(init, config))(jax.random.split(KEY, 5))
+    chosen = agents.median_agent(states, [3.0, 9.0, 5.0, 1.0, 7.0])
+    chex.assert_trees_all_equal(chosen.params, jax.tree.map(lambda leaf: leaf[2], states.params))
 
 
 def test_learning_curves_say_what_they_show():
@@ -296,24 +344,39 @@ def test_draw_map_has_a_square_for_every_cell_and_its_letters():
 
 
 def test_the_surrogate_shows_every_sample_of_an_update_on_the_clipped_curve(samples):
-    state, ratio, advantage = samples
-    eps = CONFIG.clip_eps
-    for axes, sign in zip(training.surrogate(CONFIG, state, KEY).axes, (1, -1), strict=True):
+    check_surrogate(CONFIG, *samples, eps=CONFIG.clip_eps)
+
+
+def test_the_surrogate_is_clipped_as_in_that_update_and_doubly_if_so_configured():
+    config = CONFIG.replace(clip_eps=0.3, clip_eps_schedule="linear", clip_eps_end=0.0, dual_clip=1.04)
+    state = init(config, KEY)._replace(num_updates=jnp.int32(2))
+    ratio, advantage = ratios_and_advantages(config, state)
+    assert np.any(ratio[advantage < 0] > 1.04)
+    check_surrogate(config, state, ratio, advantage, eps=0.1, dual_clip=1.04)  # two thirds of the way from 0.3 to 0
+
+
+def check_surrogate(config, state, ratio, advantage, *, eps, dual_clip=None):
+    """Every sample is on the curve, as one that learns or one that is clipped; the curve and its edges are right."""
+    for axes, sign in zip(training.surrogate(config, state, KEY).axes, (1, -1), strict=True):
         points = scatters(axes)
         expected = ratio[np.sign(advantage) == sign]
-        is_flat = expected > 1 + eps if sign > 0 else expected < 1 - eps
+        has_dual = dual_clip is not None and sign < 0
+        low, high = (-np.inf, 1 + eps) if sign > 0 else (1 - eps, dual_clip if has_dual else np.inf)
+        is_flat = (expected < low) | (expected > high)
         assert 0 < is_flat.sum() < len(is_flat)
         for name, chosen in (("clipped", expected[is_flat]), ("learn", expected[~is_flat])):
             x, y = points[name].T
             np.testing.assert_allclose(np.sort(x), np.sort(chosen), rtol=1e-4)
-            np.testing.assert_allclose(y, surrogate(x, sign, eps), rtol=1e-6)
+            np.testing.assert_allclose(y, surrogate(x, sign, eps, dual_clip or np.inf), rtol=1e-6)
         (curve, *edges) = axes.lines
         x, y = curve.get_data()
-        np.testing.assert_allclose(y, surrogate(x, sign, eps), rtol=1e-6)
+        np.testing.assert_allclose(y, surrogate(x, sign, eps, dual_clip or np.inf), rtol=1e-6)
         assert np.all(np.diff(x) > 0)
         assert x[0] <= expected.min()
         assert x[-1] >= expected.max()
-        np.testing.assert_allclose([edge.get_xdata() for edge in edges], [[1 - eps] * 2, [1 + eps] * 2])
+        places = [1 - eps, 1 + eps] + ([dual_clip] if has_dual else [])
+        np.testing.assert_allclose([edge.get_xdata() for edge in edges], [[place] * 2 for place in places], rtol=1e-6)
+        assert x[-1] >= max(places)
         assert ("> 0" if sign > 0 else "< 0") in axes.get_title()
         assert "pi_{old}" in axes.get_xlabel()
 
@@ -346,8 +409,25 @@ def test_each_update_has_a_column_of_shares_that_sum_to_1():
     np.testing.assert_array_equal(edges[0, :, 0], [0, 128, 256, 384])
     assert (edges[0, 0, 1], edges[-1, 0, 1]) == (0, 2)
     np.testing.assert_allclose(np.diff(edges[:, 0, 1]), 2 / len(shares), rtol=1e-6)
-    lines = [line.get_ydata()[0] for line in axes.lines]
-    np.testing.assert_allclose(lines, [0.9, 1.1])
+    for line, edge in zip(axes.lines, (0.9, 1.1), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), edge, rtol=1e-6)
+        assert line.get_drawstyle() == "steps-post"
+
+
+def test_the_ratios_edges_follow_the_schedule_and_windows_average_their_shares():
+    config = CONFIG.replace(clip_eps=0.3, clip_eps_schedule="linear", clip_eps_end=0.0)
+    each, all_three = (training.ratio_histograms(config, KEY, window=window).axes for window in (1, 3))
+    for axes in (each[0], all_three[0]):
+        for line, sign in zip(axes.lines, (-1, 1), strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), [0, 128, 256, 384])
+            np.testing.assert_allclose(line.get_ydata()[:-1], 1 + sign * np.array([0.3, 0.2, 0.1]), rtol=1e-6)
+    shares = [np.ma.filled(axes[0].collections[0].get_array(), 0) for axes in (each, all_three)]
+    assert [found.shape[1] for found in shares] == [3, 1]
+    np.testing.assert_allclose(np.nansum(shares[0], axis=1) / 3, np.nan_to_num(shares[1][:, 0]), atol=1e-6)
+    assert [axes[1].get_ylabel() for axes in (each, all_three)] == [
+        "share of the samples",
+        "share of the samples, mean of 3 updates",
+    ]
     assert "environment steps" in axes.get_xlabel()
     assert "clip_eps" in axes.get_legend().get_texts()[0].get_text()
 
