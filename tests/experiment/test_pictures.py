@@ -524,13 +524,13 @@ def test_each_configuration_has_a_panel_of_its_curve_and_all_others(count):
         for one, other in zip(found, (steps, low, high), strict=True):
             np.testing.assert_allclose(one, other)
         assert axes.get_ylim() == panels[0].get_ylim()
-    assert figure.get_supylabel() == "return of an episode: IQM over seeds, 95% interval"
+    assert figure.get_supylabel() == "return of an episode\nIQM over seeds, 95% interval"
 
 
 def test_curves_of_one_seed_have_no_band_and_say_so():
     nan = np.full(3, np.nan)
     figure = report.curves(["a"], [(np.arange(3), np.arange(3), nan, nan)], confidence=0.95)
-    assert figure.get_supylabel() == "return of an episode: mean of one or two seeds, no interval"
+    assert figure.get_supylabel() == "return of an episode\nmean of one or two seeds, no interval"
     report.curves(["a"], [(nan[:0],) * 4], confidence=0.95).savefig(io.BytesIO())
 
 
