@@ -1,5 +1,6 @@
 """The clipped surrogate loss of PPO and its diagnostics."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Batch(NamedTuple):
     target: Array  # [B], what V(s) is fitted to
     done: Any = ()  # [N, T], where an episode ended, if there is a memory
     memory: Any = ()  # [N, ...], before each sequence, if there is one
+    weight: Any = ()  # [B], of mean 1, in everything but the value loss; () weighs all samples alike
 
 
 def ppo_loss(
@@ -51,7 +53,8 @@ def ppo_loss(
         log_prob: `[B]`, log-probability of `batch.action` under the policy that learns.
         entropy: `[B]`, entropy of that policy in nats.
         value: `[B]`, value estimates of the network that learns.
-        batch: `[B]`, what was collected; advantages are used as they are.
+        batch: `[B]`, what was collected; advantages are used as they are. Where it has weights, they multiply every
+            sample's part in the means, but for the value loss: a sample of weight 0 still teaches the value.
 
     Returns:
         `(loss, metrics)`: scalars, with metrics `policy_loss`, `value_loss`, `entropy`, `approx_kl` (the estimator
@@ -59,7 +62,8 @@ def ppo_loss(
     """
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    policy_loss = -jnp.mean(clipped_surrogate(ratio, batch.advantage, clip_eps, dual_clip))
+    mean = partial(weighted_mean, weight=batch.weight)
+    policy_loss = -mean(clipped_surrogate(ratio, batch.advantage, clip_eps, dual_clip))
 
     squared_error = _square(value - batch.target, huber_delta)
     if clip_value:
@@ -67,14 +71,14 @@ def ppo_loss(
         squared_error = jnp.maximum(squared_error, _square(near - batch.target, huber_delta))
     value_loss = 0.5 * jnp.mean(squared_error)  # the half inside the mean would make an update 5% slower on a CPU
 
-    mean_entropy = jnp.mean(entropy)
+    mean_entropy = mean(entropy)
     loss = policy_loss + vf_coef * value_loss - ent_coef * mean_entropy
     return loss, {
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": mean_entropy,
-        "approx_kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1, exact where it is small
-        "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > clip_eps, dtype=ratio.dtype),
+        "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1, exact where it is small
+        "clip_fraction": mean((jnp.abs(ratio - 1.0) > clip_eps).astype(ratio.dtype)),
     }
 
 
@@ -101,11 +105,25 @@ def _square(error: Array, huber_delta: float | Array | None) -> Array:
     return error**2 if huber_delta is None else 2 * optax.losses.huber_loss(error, delta=huber_delta)
 
 
-def standardize(x: Array) -> Array:
-    """`x` shifted and scaled to mean 0 and standard deviation 1."""
-    centred = x - jnp.mean(x)
-    centred -= jnp.mean(centred)  # what rounding left: a constant becomes 0, not noise of size 1
-    return centred / (jnp.std(centred) + 1e-8)
+def weighted_mean(x: Array, weight: Any = ()) -> Array:
+    """The mean of `weight * x`; of `x`, where there are no weights."""
+    return jnp.mean(x) if isinstance(weight, tuple) else jnp.mean(weight * x)
+
+
+def standardize(x: Array, weight: Any = ()) -> Array:
+    """`x` shifted and scaled to mean 0 and standard deviation 1.
+
+    With weights of mean 1, these are the weighted mean and deviation; they must not be negative.
+    """
+    centred = x - weighted_mean(x, weight)
+    centred -= weighted_mean(centred, weight)  # what rounding left: a constant becomes 0, not noise of size 1
+    spread = jnp.std(centred) if isinstance(weight, tuple) else jnp.sqrt(weighted_mean(centred**2, weight))
+    return centred / (spread + 1e-8)
+
+
+def normalize_weight(weight: Array) -> Array:
+    """Weights that are not negative, scaled to mean 1; all 0 stay 0."""
+    return weight / jnp.maximum(jnp.mean(weight), jnp.finfo(weight.dtype).tiny)
 
 
 def explained_variance(value: Array, target: Array) -> Array:

@@ -8,14 +8,13 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from purejaxppo.cli.summary import Verdict
+from purejaxppo.cli.summary import Scores
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment.reports.report import returns_of
 from purejaxppo.experiment.runs import files
-from purejaxppo.policies import knows_optimum
-from purejaxppo.ppo import TrainState
+from purejaxppo.ppo import TrainState, bind
 
 DRAWING = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
 
@@ -26,7 +25,7 @@ def new_directory(path: Path, flag: str) -> Path:
     Raises:
         ConfigError: it cannot be made or written to, or already holds something: nothing is overwritten.
     """
-    with files.written(f"{flag}={str(path)!r}"):
+    with files.as_run_error(f"{flag}={str(path)!r}"):
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise ConfigError(f"{flag}={str(path)!r}: must be a new or empty directory; nothing is overwritten")
@@ -45,13 +44,13 @@ def place(run: Path, output: Path | None) -> Path:
     directory = run / files.PICTURES
     if directory.is_symlink():
         raise ConfigError(f"{directory}: must not be a symbolic link")
-    with files.written(str(directory)):
+    with files.as_run_error(str(directory)):
         directory.mkdir(exist_ok=True)
     return directory
 
 
 def draw_learning(
-    config: Config, metrics: dict[str, np.ndarray], verdict: Verdict, directory: Path, window: int | None = None
+    config: Config, metrics: dict[str, np.ndarray], scores: Scores, directory: Path, window: int | None = None
 ) -> list[str]:
     """Draw the learning curves; returns the names of the files, as all of these functions do."""
     # Imported here, as below: matplotlib takes a while, and most commands draw nothing.
@@ -60,18 +59,19 @@ def draw_learning(
     returns = returns_of(metrics)
     if returns is None:
         return []
-    figure = training.learning_curves(returns, config.batch_size, optimum=verdict.optimum, window=window)
+    optimum = float(scores["optimal_return"][0]) if "optimal_return" in scores else None
+    figure = training.learning_curves(returns, config.batch_size, optimum=optimum, window=window)
     figure.savefig(directory / "learning.png")
     return ["learning.png"]
 
 
-def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Path) -> list[str]:
+def draw_map(config: Config, state: TrainState, scores: Scores, directory: Path) -> list[str]:
     """Draw what one agent learned beside the exact solution, on a gridworld."""
     from purejaxppo.experiment.pictures import agents, maps
 
-    if not (isinstance(make(config.env), GridWorld) and knows_optimum(config)):
+    if not (isinstance(make(config.env), GridWorld) and bind(config).knows_optimum):
         return []
-    maps.gridworld(config, agents.median_agent(state, verdict.returns)).savefig(directory / "map.png")
+    maps.gridworld(config, agents.median_agent(state, scores["score"])).savefig(directory / "map.png")
     return ["map.png"]
 
 
@@ -86,7 +86,7 @@ def draw_updates(config: Config, key: Array, directory: Path) -> list[str]:
     return ["surrogate.png", "ratios.png"]
 
 
-def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array, directory: Path) -> list[str]:
+def draw_movies(config: Config, state: TrainState, scores: Scores, key: Array, directory: Path) -> list[str]:
     """Animate one agent's episode, and on a gridworld all agents at once."""
     from purejaxppo.experiment.pictures import agents, animations
 
@@ -96,7 +96,7 @@ def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array,
         animations.animate_agents(config, state, key_agents, directory / "agents.gif")
         drawn.append("agents.gif")
     if animations.can_draw(env):
-        one = agents.median_agent(state, verdict.returns)
+        one = agents.median_agent(state, scores["score"])
         animations.animate_episode(config, one, key_episode, directory / "episode.gif")
         drawn.append("episode.gif")
     return drawn

@@ -9,7 +9,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from purejaxppo.cli import output
-from purejaxppo.cli.flags import flag, flags_type
+from purejaxppo.cli.flags import IMPORT_FLAG, flag, flags_type, with_cwd
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment import report
 from purejaxppo.experiment.reports import formats
@@ -28,6 +28,7 @@ def flags(argv: list[str]) -> type:
         HELP,
         [
             flag("directories", Positional[tuple[Path, ...]], dataclasses.MISSING, "of runs and of sweeps"),
+            IMPORT_FLAG,
             flag("threshold", float | None, None, "return; the report says when each seed reaches it"),
             flag(
                 "window", int, 1, "updates over which the return is averaged before it is compared with the threshold"
@@ -42,7 +43,8 @@ def main(flags: Any) -> None:
     """Print the tables, and write the files if that is wanted."""
     if flags.overwrite and flags.output is None:
         raise ConfigError("overwrite=True: needs --output")
-    result = report(*flags.directories, threshold=flags.threshold, window=flags.window)
+    with_cwd(flags.imports)
+    result = report(*flags.directories, imports=flags.imports, threshold=flags.threshold, window=flags.window)
     console = show(result)
     if flags.output is not None:
         paths = formats.write(result, flags.output, overwrite=flags.overwrite)

@@ -7,19 +7,7 @@ import numpy as np
 from jax import Array
 
 from purejaxppo.config import Config
-from purejaxppo.errors import ConfigError
 from purejaxppo.ppo import TrainState, init, update
-
-
-def check_single(state: TrainState) -> None:
-    """Refuse the states of many agents.
-
-    Raises:
-        ConfigError: the state has leading axes.
-    """
-    if shape := state.num_updates.shape:
-        one = "jax.tree.map(lambda leaf: leaf[0], state)"
-        raise ConfigError(f"state: must be of one agent, not of {list(shape)}; {one} is the first one's")
 
 
 def median_agent(states: TrainState, scores: Any) -> TrainState:

@@ -15,15 +15,13 @@ from matplotlib.figure import Figure
 
 from purejaxppo.acting import start
 from purejaxppo.config import Config
-from purejaxppo.environments import GridWorld, interface, make, maps
+from purejaxppo.environments import GridWorld, make, maps
 from purejaxppo.errors import ConfigError
-from purejaxppo.evaluation import act_with_memory
-from purejaxppo.experiment.pictures.agents import check_single
+from purejaxppo.evaluation import act, check_single
 from purejaxppo.experiment.pictures.colors import MIDDLE
 from purejaxppo.experiment.pictures.maps import check_drawn_as_map, draw_walls, tallness
 from purejaxppo.keys import check_key
-from purejaxppo.policies import environment
-from purejaxppo.ppo import TrainState
+from purejaxppo.ppo import TrainState, bind
 from purejaxppo.settings import COUNT, check_static
 
 NEEDS_PYGAME = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
@@ -109,14 +107,15 @@ def _first_steps(config: Config, states: TrainState, key: Array, num_agents: int
 
     Agent `i` follows the policy of state `i` modulo the number of states.
     """
-    env, env_params = environment(config)
+    networks = bind(config)
+    task = networks.task
     chosen = jnp.arange(num_agents) % len(states.num_updates)
 
     def step_one(index: Array, runner: Any, key: Array) -> Any:
         key_action, key_env = jax.random.split(key)
         state = jax.tree.map(lambda leaf: leaf[index], states)
-        action, memory = act_with_memory(config, state, runner.obs, runner.memory, key_action)
-        step = interface.step(env, key_env, runner.env_state, action, env_params)
+        action, memory = act(config, state, runner.obs, runner.memory, key_action)
+        step = task.step(key_env, runner.env_state, action)
         return runner._replace(env_state=step.state, obs=step.obs, memory=memory), (step.next_obs, step.done)
 
     def step_all(runners: Any, key: Array) -> Any:
@@ -124,7 +123,7 @@ def _first_steps(config: Config, states: TrainState, key: Array, num_agents: int
         return new, (runners.env_state, next_obs, done)
 
     key_start, key_steps = jax.random.split(key)
-    runners = jax.vmap(partial(start, config))(jax.random.split(key_start, num_agents))
+    runners = jax.vmap(partial(start, task, memory=networks.initial_memory))(jax.random.split(key_start, num_agents))
     return jax.lax.scan(step_all, runners, jax.random.split(key_steps, num_steps))[1]
 
 
@@ -185,5 +184,5 @@ def _draw_by_gymnax(config: Config, state: TrainState, key: Array, path: str | P
 
     env_state, _, done = _play(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1)
     frames = [jax.tree.map(lambda leaf, i=i: leaf[i, 0], env_state) for i in range(_num_steps(done))]
-    env, env_params = environment(config)
-    Visualizer(env, env_params, frames).animate(str(path))
+    task = bind(config).task
+    Visualizer(task.env, task.params, frames).animate(str(path))

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make, maps
 from purejaxppo.errors import ConfigError
-from purejaxppo.experiment.pictures.agents import check_single
+from purejaxppo.evaluation import check_single
 from purejaxppo.experiment.pictures.colors import PRIZES, STRONG, ink
 from purejaxppo.planning import value_iteration
-from purejaxppo.policies import policy_in, tabular_model
-from purejaxppo.ppo import TrainState
+from purejaxppo.ppo import TrainState, bind
 
 WALL = "#9a9a9a"
 NUMBERED = 10  # rows or columns up to which numbers fit into the cells
@@ -71,8 +70,9 @@ def check_drawn_as_map(config: Config) -> GridWorld:
 
 @jax.jit
 def _learned_and_exact(config: Config, state: TrainState) -> Any:
-    model = tabular_model(config)
-    return *policy_in(config, state.agent, model), value_iteration(model, config.gamma)
+    networks = bind(config)
+    model = networks.task.tabular_model()
+    return *networks.in_model(state.agent, model), value_iteration(model, config.gamma)
 
 
 def tallness(env: GridWorld) -> float:

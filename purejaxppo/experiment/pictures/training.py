@@ -15,12 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from purejaxppo.config import Config
-from purejaxppo.experiment.pictures.agents import check_single
+from purejaxppo.evaluation import check_single
 from purejaxppo.experiment.pictures.colors import DARK, LIGHT, MIDDLE, STRONG
 from purejaxppo.experiment.reports.statistics import Windows, in_windows
 from purejaxppo.losses import clipped_surrogate, standardize
-from purejaxppo.policies import judge
-from purejaxppo.ppo import TrainState, at_update, collect, init, learn, update
+from purejaxppo.ppo import TrainState, bind, collect, init, learn, rates_at, update
 
 RATIOS = np.linspace(0.0, 2.0, 81)  # edges of the histograms' bins
 
@@ -114,7 +113,7 @@ def ratio_histograms(config: Config, key: Array, *, window: int | None = None) -
 
 def _clip_eps(config: Config, num_updates: Any) -> Any:
     """The clip range after so many updates."""
-    return at_update(config, num_updates).clip_eps
+    return rates_at(config, num_updates).clip_eps
 
 
 @jax.jit
@@ -125,8 +124,8 @@ def _ratios(config: Config, state: TrainState, key: Array) -> tuple[Array, Array
     """
     key_rollout, key_learn = jax.random.split(key)
     state, _, batch = collect(config, state, key_rollout)
-    params, _, _ = learn(config, state, batch, key_learn)
-    log_prob = judge(config, state.agent._replace(params=params), batch).log_prob
+    state, _ = learn(config, state, batch, key_learn)
+    log_prob, *_ = bind(config).evaluate_actions(state.agent, batch.obs, batch.action, batch.done, batch.memory)
     advantage = standardize(batch.advantage) if config.normalize_advantage else batch.advantage
     return jnp.exp(log_prob - batch.log_prob).reshape(-1), advantage.reshape(-1)
 

@@ -112,7 +112,7 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
     if taken and not overwrite:
         raise ConfigError(f"directory={str(path)!r}: already holds {taken[0]!r}, and nothing is overwritten")
     contents: list[str | bytes] = [to_json(report), to_markdown(report, pictures), *_pictures(report)]
-    with files.written(f"directory={str(path)!r}"):
+    with files.as_run_error(f"directory={str(path)!r}"):
         path.mkdir(parents=True, exist_ok=True)
         for name, content in zip(names, contents, strict=True):
             files.write(path / name, content)

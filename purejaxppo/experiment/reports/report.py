@@ -1,13 +1,15 @@
 """Compare runs and sweeps, with intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from purejaxppo import presets
+from purejaxppo import tables
+from purejaxppo.algorithms import PPO, Algorithm
 from purejaxppo.environments import name_of
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment.reports.statistics import (
@@ -19,11 +21,8 @@ from purejaxppo.experiment.reports.statistics import (
     stratified_bootstrap,
     summarize,
 )
-from purejaxppo.experiment.runs import files, logs
-from purejaxppo.experiment.runs.run import open_job
-from purejaxppo.experiment.sweeps import journal as batches
-from purejaxppo.experiment.sweeps import sweep as sweeps
-from purejaxppo.experiment.sweeps.sweep import Trial
+from purejaxppo.experiment.runs import files
+from purejaxppo.experiment.sweeps.sweep import Trial, load_trials
 from purejaxppo.settings import FINITE
 
 MOST_CURVE_RESAMPLES = 500  # for each point of a curve
@@ -44,7 +43,7 @@ class Row(NamedTuple):
 
     name: str
     environment: str  # where its configuration has none, the name of that configuration's type
-    config: dict[str, Any] | None  # as `presets.dumps` writes it; None if its environment is an object of a program
+    config: dict[str, Any] | None  # as `tables.dumps` writes it; None if its environment is an object of a program
     steps: int  # that each agent was trained for
     scores: np.ndarray  # [num_seeds]
     iqm: Interval  # [], of the scores; without an interval where there are one or two seeds
@@ -70,6 +69,8 @@ class Report(NamedTuple):
 
 def report(
     *sources: Any,
+    algorithm: Algorithm = PPO,
+    imports: Sequence[str] = (),
     threshold: float | None = None,
     window: int = 1,
     confidence: float = 0.95,
@@ -85,6 +86,8 @@ def report(
 
     Args:
         sources: directories of runs and of sweeps, and what `sweep` returned.
+        algorithm: what the directories were made with.
+        imports: modules of yours that their configurations name, see `import_paths`.
         threshold: a return; the report says how many steps and seconds each seed took to it.
         window: updates over which the return is averaged before it is compared with the threshold.
         confidence: the intervals' nominal coverage.
@@ -97,7 +100,8 @@ def report(
     check_threshold(threshold)
     if threshold is None and window != 1:
         raise ConfigError.of("window", window, "1 without a threshold, as it would change nothing")
-    trials = [trial for source in sources for trial in _read(source, len(sources) > 1)]
+    read = partial(load_trials, algorithm=algorithm, imports=imports)
+    trials = [trial for source in sources for trial in _read(source, len(sources) > 1, read)]
     if not trials:
         raise ConfigError("sources: must hold at least one run or sweep")
     for i, trial in enumerate(trials):
@@ -176,7 +180,7 @@ def _without_rounding_errors(*samples: np.ndarray) -> list[np.ndarray]:
 
 def _table(trial: Trial) -> dict[str, Any] | None:
     try:
-        return presets.to_table(trial.config)
+        return tables.to_table(trial.config)
     except ConfigError:
         return None
 
@@ -194,7 +198,7 @@ def _curve(report: Report, curves: np.ndarray, steps_per_update: int) -> Curve:
     return Curve(steps, returns, mean, windows.size)
 
 
-def _read(source: Any, is_one_of_many: bool) -> list[Trial]:
+def _read(source: Any, is_one_of_many: bool, read: Callable[[str | Path], list[Trial]]) -> list[Trial]:
     """Read the trials of a source.
 
     Raises:
@@ -206,38 +210,7 @@ def _read(source: Any, is_one_of_many: bool) -> list[Trial]:
         return list(source)
     if not isinstance(source, str | Path):
         raise ConfigError.of("sources", source, "directories of runs or sweeps, or what sweep returned")
-    directory = Path(source)
-    if (directory / files.RUN).exists():
-        return [read_run(directory)]
-    if not (directory / batches.MANIFEST).exists():
-        raise ConfigError(f"directory={str(directory)!r}: must hold a run or a sweep")
-    trials = sweeps.load(directory)
-    return [trial._replace(name=f"{directory}: {trial.name}") for trial in trials] if is_one_of_many else trials
-
-
-def read_run(directory: str | Path) -> Trial:
-    """Read a finished run; its scores are those of its last evaluation.
-
-    Raises:
-        ConfigError: the directory holds no run, or one that is broken, not finished or not evaluated.
-    """
-    path = Path(directory)
-    if not (path / files.ACCOUNT).exists():
-        raise ConfigError(f"directory={str(path)!r}: must hold a finished run; resume goes on with it")
-    config = open_job(path).config
-    evaluations, metrics = logs.read_evaluations(path), logs.read_metrics(path)
-    if not evaluations or evaluations["update"][-1] != config.num_updates:
-        raise ConfigError(f"directory={str(path)!r}: must hold a run that was evaluated at its end (num_evaluations)")
-    if "score" not in evaluations or not metrics:
-        raise ConfigError(f"directory={str(path)!r}: has a broken record: it lacks scores or metrics")
-    scores = np.atleast_2d(evaluations["score"])[:, -1]
-    metrics = {name: np.atleast_2d(values) for name, values in metrics.items()}
-    account = files.read_json(path / files.ACCOUNT)
-    try:
-        compile_seconds, seconds = float(account["seconds"]["compile"]), float(account["seconds"]["chunks"])
-        done = config.num_updates - int(account["resumed_after"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path / files.ACCOUNT}: is broken ({error})") from None
-    # Of a run that was resumed, the last process's pace is taken for the whole.
-    run_seconds = seconds * config.num_updates / done if done > 0 else math.nan
-    return Trial(str(path), config, scores, metrics, compile_seconds, run_seconds)
+    trials = read(source)
+    if not is_one_of_many or (Path(source) / files.RUN).exists():
+        return trials
+    return [trial._replace(name=f"{source}: {trial.name}") for trial in trials]
