@@ -63,7 +63,7 @@ def test_an_empty_directory_and_the_exact_return(tmp_path, capsys, monkeypatch):
 
 def test_other_environments_get_the_pictures_that_need_no_map(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(render, "MOST_FRAMES", 5)
-    assert cli.main(["train", *CARTPOLE, "--hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
+    assert cli.main(["train", *CARTPOLE, "--network.hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
     has_pygame = importlib.util.find_spec("pygame") is not None
     expected = [*ALWAYS, "walk.gif"] if has_pygame else ALWAYS
     assert names(tmp_path / "new") == expected
@@ -81,7 +81,7 @@ def test_a_run_in_which_no_episode_ends_is_drawn_too(tmp_path, monkeypatch):
     for name in ("surrogate", "ratio_histograms"):
         monkeypatch.setattr(plots, name, lambda *_: Figure())
     flags = ["--env", "CartPole-v1", "--num-envs", "4", "--num-steps", "4", "--total-timesteps", "32"]
-    assert cli.main(["train", *flags, "--hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
+    assert cli.main(["train", *flags, "--network.hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
     assert names(tmp_path / "new") == ALWAYS
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, init
 from purejaxppo.environments import RandomGridWorld, make
 from purejaxppo.experiment.pictures import animations
+from purejaxppo.networks import MLP
 from tests.support.tables import LEFT, RIGHT, agent
 
 KEY = jax.random.key(8)
@@ -211,7 +212,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path):
 
 
 def small(env, **settings):
-    return Config(env=env, num_envs=2, num_steps=4, total_timesteps=8, hidden_sizes=(), **settings)
+    return Config(env=env, num_envs=2, num_steps=4, total_timesteps=8, network=MLP(hidden_sizes=()), **settings)
 
 
 def test_many_agents_are_animated_on_gridworlds_only(tmp_path):

@@ -20,16 +20,18 @@ from PIL import Image
 from purejaxppo import Config, ConfigError, GridWorld, init, update
 from purejaxppo.experiment.pictures import agents, maps, report, training
 from purejaxppo.losses import standardize
+from purejaxppo.networks import MLP
 from purejaxppo.planning import value_iteration
-from purejaxppo.policies import policy_table
-from purejaxppo.ppo import collect, learn
+from purejaxppo.ppo import bind, collect, learn
 from tests.support import probes, tables
 
 KEY = jax.random.key(5)
 MAP = "S.#M\n.D.m\n...."
 FREE = "S......."  # the cells of MAP that one acts in, by their symbols, sorted
 # Large steps and a narrow clip, so that samples end on both sides of it.
-CONFIG = Config(num_envs=4, num_steps=32, total_timesteps=128 * 3, hidden_sizes=(4,), lr=0.03, clip_eps=0.1)
+CONFIG = Config(
+    num_envs=4, num_steps=32, total_timesteps=128 * 3, network=MLP(hidden_sizes=(4,)), lr=0.03, clip_eps=0.1
+)
 RETURNS = np.random.default_rng(0).normal(size=(5, 4)) * 3
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # up, right, down, left as (row, column)
 
@@ -66,14 +68,14 @@ def samples():
 def experience(config, state):
     key_rollout, key_learn = jax.random.split(KEY)
     _, _, batch = collect(config, state, key_rollout)
-    return batch, learn(config, state, batch, key_learn)[0]
+    return batch, learn(config, state, batch, key_learn)[0].params
 
 
 def ratios_and_advantages(config, state):
     """Of one update's samples from `KEY`, by this test's own way from the same experience."""
     batch, params = experience(config, state)
     agents = state.agent, state.agent._replace(params=params)
-    old, new = (np.asarray(policy_table(config, agent).action.log_probs, float) for agent in agents)
+    old, new = (np.asarray(bind(config).table(agent).distribution.log_probs, float) for agent in agents)
     at = np.asarray(batch.obs), np.asarray(batch.action)
     return np.exp(new[at] - old[at]), np.asarray(standardize(batch.advantage), float)
 
@@ -393,7 +395,7 @@ def test_the_surrogate_counts_every_sample_once(samples):
 
 
 def test_samples_without_an_advantage_are_on_neither_panel():
-    config = Config(env=probes.Probe(), num_envs=2, num_steps=4, total_timesteps=8, hidden_sizes=())
+    config = Config(env=probes.Probe(), num_envs=2, num_steps=4, total_timesteps=8, network=MLP(hidden_sizes=()))
     figure = training.surrogate(config, init(config, KEY), KEY)
     assert [len(points) for axes in figure.axes for points in scatters(axes).values()] == [0] * 4
 
