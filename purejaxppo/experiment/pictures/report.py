@@ -82,7 +82,7 @@ def curves(
     figure.supxlabel("environment steps of one agent", fontsize=10)
     smoothed = f", mean of up to {window} updates" if window > 1 else ""
     what = _what([low for _, _, low, _ in values], confidence)
-    figure.supylabel(f"return of an episode{smoothed}: {what}", fontsize=10)
+    figure.supylabel(f"return of an episode{smoothed}\n{what}", fontsize=9)
     return figure
 
 

@@ -77,8 +77,7 @@ def surrogate(config: Config, state: TrainState, key: Array) -> Figure:
     dual_clip = None if config.dual_clip is None else float(config.dual_clip)
     figure = Figure(figsize=(11, 4.5), layout="constrained", dpi=110)
     for axes, sign in zip(figure.subplots(1, 2), (1, -1), strict=True):
-        edges = [1 - eps, 1 + eps] + ([dual_clip] if dual_clip is not None and sign < 0 else [])
-        _draw_surrogate(axes, ratio[np.sign(advantage) == sign], sign, eps, dual_clip, edges)
+        _draw_surrogate(axes, ratio[np.sign(advantage) == sign], sign, eps, dual_clip if sign < 0 else None)
     return figure
 
 
@@ -144,27 +143,27 @@ def _ratio_shares(config: Config, key: Array) -> Array:
     return jax.lax.scan(step, init(config, key_train), jax.random.split(key_ratios, config.num_updates))[1]
 
 
-def _draw_surrogate(
-    axes: Axes, ratio: np.ndarray, sign: int, eps: float, dual_clip: float | None, edges: list[float]
-) -> None:
+def _draw_surrogate(axes: Axes, ratio: np.ndarray, sign: int, eps: float, dual_clip: float | None) -> None:
     """The objective for advantages of one sign, its edges, and the samples on it."""
 
     def objective(ratio: Any) -> Array:
         return clipped_surrogate(ratio, jnp.float32(sign), eps, dual_clip)
 
+    edges: dict[float, str | None] = {1 - eps: f"$1 \\pm {eps:.3g}$: clip range", 1 + eps: None}
+    if dual_clip is not None:
+        edges[dual_clip] = f"{dual_clip:.3g}: dual clip"
     is_flat = np.asarray(jax.vmap(jax.grad(objective))(ratio)) == 0
-    reach = 1.1 * max([2 * eps, *np.abs(ratio - 1), *np.abs(np.array(edges) - 1)])
+    reach = 1.1 * max([2 * eps, *np.abs(ratio - 1), *np.abs(np.array([*edges]) - 1)])
     curve = np.linspace(max(0.0, 1 - reach), 1 + reach, 401)
-    axes.plot(curve, objective(curve), color=DARK, linewidth=2, label="min(ratio A, clip(ratio) A) / |A|")
-    looks: Any = (
-        ("learn", {"color": MIDDLE, "marker": "o"}),
-        ("are clipped: no gradient", {"color": STRONG, "marker": "x"}),
-    )
-    for chosen, (what, look) in zip((ratio[~is_flat], ratio[is_flat]), looks, strict=True):
+    axes.plot(curve, objective(curve), color=DARK, linewidth=2, label="clipped surrogate / |A|")
+    for chosen, what, color, marker in (
+        (ratio[~is_flat], "learn", MIDDLE, "o"),
+        (ratio[is_flat], "are clipped: no gradient", STRONG, "x"),
+    ):
         label = f"{len(chosen):,} samples {what}"
-        axes.scatter(chosen, objective(chosen), s=28, alpha=0.5, label=label, **look)
-    for edge in edges:
-        axes.axvline(edge, color="black", linestyle=":", linewidth=1)
+        axes.scatter(chosen, objective(chosen), s=28, alpha=0.5, color=color, marker=marker, label=label)
+    for (edge, label), style in zip(edges.items(), (":", ":", "-."), strict=False):
+        axes.axvline(edge, color="black", linestyle=style, linewidth=1, label=label)
     title = f"advantage $A {'>' if sign > 0 else '<'} 0$"
     axes.set(title=title, xlabel="ratio $\\pi(a|s)\\ /\\ \\pi_{old}(a|s)$", ylabel="surrogate / |A|, maximised")
     axes.grid(alpha=0.3)

@@ -101,7 +101,8 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
         overwrite: whether files of these names may be replaced.
 
     Raises:
-        ConfigError: the directory cannot be written to, is a run's, or holds such files.
+        ConfigError: the directory is a run's, or holds such files.
+        RunError: it cannot be written to.
     """
     path = Path(directory)
     pictures = [_picture_names(number, rows) for number, (_, rows) in enumerate(_by_environment(report))]
