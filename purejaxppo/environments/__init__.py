@@ -60,7 +60,7 @@ def resolve(env: Any) -> Any:
         ConfigError: neither an id, nor the path of a map, nor an environment.
     """
     if isinstance(env, Path) or (isinstance(env, str) and env.endswith(".txt")):
-        return GridWorld(env)
+        return GridWorld(str(env))
     if isinstance(env, str) and env.partition("/")[0] not in adapters.SUITES and env not in ids():
         raise unknown_name("env", env, ids())
     return env
