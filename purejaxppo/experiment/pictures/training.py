@@ -162,8 +162,8 @@ def _draw_surrogate(axes: Axes, ratio: np.ndarray, sign: int, eps: float, dual_c
     ):
         label = f"{len(chosen):,} samples {what}"
         axes.scatter(chosen, objective(chosen), s=28, alpha=0.5, color=color, marker=marker, label=label)
-    for (edge, label), style in zip(edges.items(), (":", ":", "-."), strict=False):
-        axes.axvline(edge, color="black", linestyle=style, linewidth=1, label=label)
+    for (edge, name), style in zip(edges.items(), (":", ":", "-."), strict=False):
+        axes.axvline(edge, color="black", linestyle=style, linewidth=1, label=name)
     title = f"advantage $A {'>' if sign > 0 else '<'} 0$"
     axes.set(title=title, xlabel="ratio $\\pi(a|s)\\ /\\ \\pi_{old}(a|s)$", ylabel="surrogate / |A|, maximised")
     axes.grid(alpha=0.3)
