@@ -54,7 +54,7 @@ def show(config: Config, state: TrainState, scores: Scores, console: Console) ->
 
 def spread(returns: np.ndarray) -> str:
     """Write the interquartile mean over agents with its 95% interval, the best and the worst."""
-    worth = in_words(summarize(returns), len(returns))
+    worth = in_words(summarize(returns), len(returns), what=", 95% interval")
     return worth if len(returns) == 1 else f"IQM {worth}, best {returns.max():.3f}, worst {returns.min():.3f}"
 
 

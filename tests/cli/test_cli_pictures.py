@@ -171,7 +171,7 @@ def test_exact_lines_are_what_optimality_says_and_nothing_is_drawn_unasked(tmp_p
     np.testing.assert_allclose([float(mean), float(worst)], [exact.gap.mean(), exact.gap.max()], atol=5.1e-5)
     np.testing.assert_allclose(float(share) / 100, exact.optimal_fraction.mean(), atol=5.1e-4)
     assert (int(reached), int(num_agents)) == (np.sum(exact.gap < 1e-3), 3)
-    numbers = re.search(r"return +IQM (\S+) \[(\S+), (\S+)\], best (\S+), worst (\S+)", out).groups()
+    numbers = re.search(r"return +IQM (\S+), 95% interval \[(\S+), (\S+)\], best (\S+), worst (\S+)", out).groups()
     returns = exact.expected_return
     expected = [*stratified_bootstrap(returns), returns.max(), returns.min()]
     np.testing.assert_allclose([float(number) for number in numbers], expected, atol=5.1e-4)

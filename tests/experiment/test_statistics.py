@@ -189,9 +189,10 @@ def test_equal_scores_have_an_interval_without_width():
 def test_an_interval_in_words():
     assert in_words(Interval(1.0, 0.5, 2.25), 3) == "1.000 [0.500, 2.250]"
     assert in_words(Interval(1.0, 0.5, 2.25), 3, "{:.0f}".format) == "1 [0, 2]"
+    assert in_words(Interval(1.0, 0.5, 2.25), 3, what=", 95% interval") == "1.000, 95% interval [0.500, 2.250]"
     nothing = Interval(1.0, np.nan, np.nan)
     assert in_words(nothing, 1) == "1.000 (one seed: no interval)"
-    assert in_words(nothing, 2) == "1.000 (two seeds: no interval)"
+    assert in_words(nothing, 2, what=", 95% interval") == "1.000 (two seeds: no interval)"
 
 
 def test_memory_is_bounded(monkeypatch):

@@ -55,12 +55,14 @@ def summarize(scores: Any, *, num_resamples: int = 2000, confidence: float = 0.9
     return Interval(*(np.clip(bound, np.min(scores), np.max(scores)) for bound in interval))
 
 
-def in_words(interval: Interval, num_seeds: int, spell: Callable[[float], str] = "{:.3f}".format) -> str:
-    """Write an estimate with its interval, or with the reason why it has none."""
+def in_words(
+    interval: Interval, num_seeds: int, spell: Callable[[float], str] = "{:.3f}".format, what: str = ""
+) -> str:
+    """Write an estimate, and `what` its interval is, or why it has none."""
     estimate, low, high = map(float, interval)
     if num_seeds < FEWEST_SEEDS:
         return f"{spell(estimate)} ({'one seed' if num_seeds == 1 else 'two seeds'}: no interval)"
-    return f"{spell(estimate)} [{spell(low)}, {spell(high)}]"
+    return f"{spell(estimate)}{what} [{spell(low)}, {spell(high)}]"
 
 
 def iqm(scores: Any) -> np.ndarray:
