@@ -16,7 +16,7 @@ from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
 from purejaxppo.environments import spaces
-from purejaxppo.environments.base import Environment
+from purejaxppo.environments.base import Environment, name_of
 from purejaxppo.environments.tabular import tabulate
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.planning import TabularModel
@@ -101,7 +101,7 @@ class Task:
         model = tabulate(self.env, self.params)
         if model is None:
             allowed = "GridWorld, FrozenLake-misc, FourRooms-misc, Catch-bsuite, or one that implements tabular_model"
-            raise ConfigError.of("env", self.env, f"an environment whose model is known: {allowed}")
+            raise ConfigError.of("env", name_of(self.env), f"an environment whose model is known: {allowed}")
         return model._replace(obs=self.typed(model.obs))
 
     def reset(self, key: Array) -> tuple[Any, Any]:

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from purejaxppo.policies import policy_table
 
 from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
 from purejaxppo.evaluation import EVALUATION
+from purejaxppo.ppo import bind
 from tests.support import probes
 
 KEY = jax.random.key(3)
@@ -52,7 +52,7 @@ def test_random_numbers_differ_from_those_of_training(state):
     assert not np.any(np.all(parts == own[None], axis=-1))
     # And so the first cells are others than those of as many training environments from the same key.
     trained_from = np.asarray(init(LIMITED, KEY).runners.obs)
-    best = np.asarray(policy_table(LIMITED, state.agent).action.mode())
+    best = np.asarray(bind(LIMITED).table(state.agent).distribution.mode())
     prize = {"M": 5, "m": 4, "D": -5}
     env = GridWorld("treasure")
     first_rewards = [
@@ -79,27 +79,28 @@ def test_a_wrong_number_of_episodes_is_refused(state, num_episodes):
 
 def test_act_takes_one_observation_or_any_batch(state):
     cells = jnp.arange(31)
-    actions = act(CONFIG, state, cells)
+    actions, memory = act(CONFIG, state, cells)
+    assert memory == ()
     assert actions.shape == (31,)
     assert actions.dtype == jnp.int32
-    assert act(CONFIG, state, 5).shape == ()
-    assert act(CONFIG, state, 5) == actions[5]
-    np.testing.assert_array_equal(act(CONFIG, state, cells[:30].reshape(5, 6)), actions[:30].reshape(5, 6))
-    np.testing.assert_array_equal(actions, policy_table(CONFIG, state.agent).action.mode())
+    assert act(CONFIG, state, 5)[0].shape == ()
+    assert act(CONFIG, state, 5)[0] == actions[5]
+    np.testing.assert_array_equal(act(CONFIG, state, cells[:30].reshape(5, 6))[0], actions[:30].reshape(5, 6))
+    np.testing.assert_array_equal(actions, bind(CONFIG).table(state.agent).distribution.mode())
 
 
 def test_act_with_a_key_samples_the_policy(state):
-    table = policy_table(CONFIG, state.agent)
-    cell = int(np.argmax(table.action.entropy))
-    actions = np.asarray(act(CONFIG, state, jnp.full(20_000, cell), KEY))
+    distribution = bind(CONFIG).table(state.agent).distribution
+    cell = int(np.argmax(distribution.entropy))
+    actions = np.asarray(act(CONFIG, state, jnp.full(20_000, cell), key=KEY)[0])
     share = np.bincount(actions, minlength=4) / 20_000
-    np.testing.assert_allclose(share, np.exp(table.action.log_probs[cell]), atol=0.02)
+    np.testing.assert_allclose(share, np.exp(distribution.log_probs[cell]), atol=0.02)
 
 
 def test_act_on_boxes_and_wrong_shapes():
     config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
     state = init(config, KEY)
-    assert act(config, state, np.zeros(4)).shape == ()
-    assert act(config, state, np.zeros((3, 2, 4))).shape == (3, 2)
+    assert act(config, state, np.zeros(4))[0].shape == ()
+    assert act(config, state, np.zeros((3, 2, 4)))[0].shape == (3, 2)
     with pytest.raises(ConfigError, match=r"obs: has shape \(3,\)"):
         act(config, state, np.zeros(3))

@@ -51,7 +51,7 @@ def test_treasure_is_learned_from_every_cell_by_every_seed():
     config = Config(num_envs=64, num_steps=64, total_timesteps=64 * 64 * 60, lr=5e-3, network=MLP(hidden_sizes=(64,)))
     states, _ = train_seeds(config, 16)
     cells, symbol, neighbours, best = brute_force(read("treasure"))
-    moves = np.asarray(jax.vmap(lambda state: act(config, state, jnp.arange(len(cells))))(states))
+    moves = np.asarray(jax.vmap(lambda state: act(config, state, jnp.arange(len(cells)))[0])(states))
     for seed in range(16):
         for start in [cell for cell in cells if symbol[cell] not in PRIZE]:
             cell, total = start, 0

@@ -12,10 +12,13 @@ import scipy.special
 import scipy.stats
 from gymnax.environments import spaces
 
-from purejaxppo import CNN, GRU, MLP, DiagGaussian, MultiCategorical, TanhGaussian
+from purejaxppo import CNN, GRU, MLP, Config, ConfigError, DiagGaussian, MultiCategorical, TanhGaussian
 from purejaxppo.environments import MultiDiscrete
+from purejaxppo.networks import NETWORKS
 from purejaxppo.networks.layers import Dense
+from tests.support import probes
 from tests.support.reference import gram_error, gru
+from tests.support.small import refused
 
 SIZES = (16, 8)
 BOX = spaces.Box(-1, 1, (3,))
@@ -328,3 +331,73 @@ def test_outputs_stand_for_the_distribution_that_the_actions_need(kind, cls):
     else:
         exists = np.exp(distribution.choices.log_probs) > 0
         np.testing.assert_array_equal(exists.sum(axis=-1), np.broadcast_to([2, 5, 3], (2, 3, 3)))
+
+
+# What is refused
+
+
+class Unbounded(probes.Probe):
+    def action_space(self, params=None):
+        return spaces.Box(np.array([-1.0, -np.inf]), np.array([1.0, 1.0]), (2,))
+
+
+@pytest.mark.parametrize(
+    ("cls", "others", "name", "value", "allowed"),
+    [
+        (MLP, {}, "activation", "gelu", "one of 'tanh', 'relu'"),
+        (MLP, {}, "dtype", "float16", "one of 'float32', 'bfloat16'"),
+        (MLP, {}, "layer_norm", 1, "True or False"),
+        (MLP, {}, "shared_torso", "yes", "True or False"),
+        (MLP, {"hidden_sizes": ()}, "layer_norm", True, "False: there are no hidden layers"),
+        (MLP, {"hidden_sizes": ()}, "shared_torso", True, "False: there are no hidden layers to share"),
+        (CNN, {}, "channels", (), "not empty"),
+        (CNN, {}, "channels", (0,), "a sequence of integers >= 1"),
+        (CNN, {"hidden_sizes": ()}, "layer_norm", True, "False: there are no hidden layers"),
+        (GRU, {}, "hidden_sizes", (), "not empty, with a gated recurrent unit"),
+    ],
+)
+def test_wrong_fields_are_refused(cls, others, name, value, allowed):
+    assert refused(functools.partial(cls, **others), **{name: value}) == allowed
+
+
+@pytest.mark.parametrize("value", [8, "88", None, (8.0,), (True,), (0,), (8, -1), ("8",), {8}, np.array([8])], ids=repr)
+def test_hidden_sizes(value):
+    assert refused(MLP, hidden_sizes=value) == "a sequence of integers >= 1"
+    assert MLP(hidden_sizes=()).hidden_sizes == ()
+    assert MLP(hidden_sizes=[8, 4]).hidden_sizes == (8, 4)
+
+
+@pytest.mark.parametrize("cls", [MLP, GRU])
+def test_a_network_has_no_fields_of_another(cls):
+    with pytest.raises(ConfigError, match=f"unknown {cls.__name__} field 'channels'"):
+        cls(channels=(8,))
+
+
+def test_a_name_is_the_network_with_its_defaults():
+    assert [Config(network=name, env="Breakout-MinAtar").network for name in NETWORKS] == [MLP(), CNN(), GRU()]
+    assert CNN(hidden_sizes=(), shared_torso=True).shared_torso  # the convolutions are shared
+    with pytest.raises(ConfigError, match="unknown network 'mpl'; did you mean 'mlp'"):
+        Config(network="mpl")
+
+
+def test_images_too_small_for_the_convolutions_are_refused():
+    assert Config(env="Breakout-MinAtar", network=CNN(channels=(2,) * 4)).network.channels == (2, 2, 2, 2)
+    with pytest.raises(ConfigError, match=r"network='cnn': must be for images of at least 11x11, but .* \(10, 10, 4\)"):
+        Config(env="Breakout-MinAtar", network=CNN(channels=(2,) * 5))
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "suitable"),
+    [
+        ("CartPole-v1", "tanh_gaussian", "'auto', 'categorical'"),
+        ("CartPole-v1", "gaussian", "'auto', 'categorical'"),
+        ("Pendulum-v1", "categorical", "'auto', 'gaussian', 'tanh_gaussian'"),
+        ("Pendulum-v1", "beta", "'auto', 'gaussian', 'tanh_gaussian'"),
+        (Unbounded(), "tanh_gaussian", "'auto', 'gaussian'"),
+    ],
+    ids=lambda x: getattr(x, "name", x),
+)
+@pytest.mark.parametrize("cls", [MLP, GRU])
+def test_distributions_that_do_not_suit_the_actions_are_refused(cls, env, name, suitable):
+    with pytest.raises(ConfigError, match=f"distribution='{name}': must be one of {suitable}, for the actions"):
+        Config(env=env, network=cls(distribution=name))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
-from purejaxppo import MLP, ppo, train
+from purejaxppo import MLP, ConfigError, ppo, train
 
 ROOT = Path(__file__).parents[2]
 # Of a process that spends its time compiling: the compiler may do a poor job of it.
@@ -23,6 +24,15 @@ SMALL = {
 QUICK_COMPILE: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 if jax.__version_info__ < (0, 11):  # later ones refuse it
     QUICK_COMPILE["xla_cpu_use_fusion_emitters"] = False
+
+
+def refused(cls, **values):
+    """The message with which one field's value is refused, after a check that it names field and value."""
+    with pytest.raises(ConfigError) as error:
+        cls(**values)
+    ((name, value),) = values.items()
+    assert str(error.value).startswith(f"{name}={value!r}: must be "), str(error.value)
+    return str(error.value).partition(": must be ")[2]
 
 
 def quickly(function, *args):
