@@ -50,6 +50,15 @@ def _collect(config, state):
     return ppo.collect(config, state, jax.random.split(state.key, 3)[0])
 
 
+def objective(config, agent, batch):
+    """`(loss, metrics)` of PPO on samples, before the first update."""
+    return quickly(_objective, config, agent, batch)
+
+
+def _objective(config, agent, batch):
+    return ppo.ppo_objective(config, ppo.bind(config), agent, batch, ppo.rates_at(config, 0))
+
+
 @partial(jax.jit, static_argnames=("env", "num_envs", "num_steps"))
 def random_walk(env, params, key, num_envs, num_steps):
     """First observations `[N]`, actions and results of random steps `[T, N]`."""
