@@ -151,7 +151,8 @@ class Task:
         obs, state = jax.tree.map(
             lambda new, old: jnp.where(done, new, strong(old, new)), fresh, (self.typed(next_obs), next_state)
         )
-        return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
+        told = {"terminated": terminated, "truncated": truncated, "final_observation": next_obs}
+        return obs, state, reward, terminated, truncated, info | told
 
     @property
     def can_restart(self) -> bool:
@@ -193,7 +194,7 @@ def flat_info(info: Any) -> dict[str, Any]:
     for name, value in info.items() if isinstance(info, dict) else []:
         if isinstance(value, dict):
             flat |= {f"{name}/{inner}": leaf for inner, leaf in flat_info(value).items()}
-        elif hasattr(value, "shape") and name != "final_observation":
+        elif name != "final_observation" and (hasattr(value, "shape") or isinstance(value, float | int)):
             flat[str(name)] = value
     return flat
 
