@@ -25,7 +25,7 @@ from purejaxppo import (
 from purejaxppo.environments import RandomGridWorld, make
 from purejaxppo.losses import standardize
 from tests.support import probes
-from tests.support.small import assert_trees_close, assert_trees_equal, collect, objective, quickly
+from tests.support.small import assert_trees_close, assert_trees_equal, collect, gradient_of, objective, quickly
 
 SMALL: dict[str, Any] = {
     "num_envs": 8,
@@ -59,20 +59,6 @@ learn = partial(quickly, ppo.learn)
 
 def batch_of(config, state):
     return collect(config, state)[-1]
-
-
-def gradient_of(config, state, batch):
-    """`(gradient, metrics)` of the loss by the parameters."""
-    return quickly(_gradient_of, config, state, batch)
-
-
-def _gradient_of(config, state, batch):
-    networks, rates = ppo.bind(config), ppo.rates_at(config, state.num_updates)
-
-    def loss(params):
-        return ppo.ppo_objective(config, networks, state.agent._replace(params=params), batch, rates)
-
-    return jax.grad(loss, has_aux=True)(state.params)
 
 
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):

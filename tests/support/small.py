@@ -59,6 +59,20 @@ def _objective(config, agent, batch):
     return ppo.ppo_objective(config, ppo.bind(config), agent, batch, ppo.rates_at(config, 0))
 
 
+def gradient_of(config, state, batch):
+    """`(gradient, metrics)` of the loss by the parameters."""
+    return quickly(_gradient_of, config, state, batch)
+
+
+def _gradient_of(config, state, batch):
+    networks, rates = ppo.bind(config), ppo.rates_at(config, state.num_updates)
+
+    def loss(params):
+        return ppo.ppo_objective(config, networks, state.agent._replace(params=params), batch, rates)
+
+    return jax.grad(loss, has_aux=True)(state.params)
+
+
 @partial(jax.jit, static_argnames=("env", "num_envs", "num_steps"))
 def random_walk(env, params, key, num_envs, num_steps):
     """First observations `[N]`, actions and results of random steps `[T, N]`."""
