@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
-from purejaxppo.evaluation import EVALUATION
+from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, optimality, train
+from purejaxppo.evaluation import EVALUATION, score
 from purejaxppo.ppo import bind
 from tests.support import probes
 
@@ -104,3 +104,36 @@ def test_act_on_boxes_and_wrong_shapes():
     assert act(config, state, np.zeros((3, 2, 4)))[0].shape == (3, 2)
     with pytest.raises(ConfigError, match=r"obs: has shape \(3,\)"):
         act(config, state, np.zeros(3))
+
+
+def test_the_state_of_many_agents_is_refused():
+    states = jax.eval_shape(jax.vmap(init, in_axes=(None, 0)), CONFIG, jax.random.split(KEY, 3))
+    said = r"state: must be of one agent, not of \[3\]; jax\.tree\.map\(.*\) is the first, jax\.vmap maps over all"
+    calls = {
+        "evaluate": lambda state: evaluate(CONFIG, state, KEY, num_episodes=2),
+        "act": lambda state: act(CONFIG, state, jnp.arange(3)),
+        "optimality": lambda state: optimality(CONFIG, state),
+        "score": lambda state: score(CONFIG, state, KEY, num_episodes=2),
+    }
+    for call in calls.values():
+        with pytest.raises(ConfigError, match=said):
+            jax.eval_shape(call, states)
+        jax.eval_shape(call, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states))
+    optima = jax.eval_shape(jax.vmap(calls["optimality"]), states)
+    assert optima.gap.shape == (3,)
+
+
+def test_score_is_the_exact_return_where_it_is_known_and_else_the_mean_of_the_greedy_episodes(state):
+    got = score(CONFIG, state, KEY, num_episodes=16)
+    exact = optimality(CONFIG, state)
+    assert got["score"] == got["expected_return"] == exact.expected_return
+    assert {name: got[name] for name in exact._fields} == exact._asdict()
+    config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
+    beginner = init(config, KEY)
+    got = score(config, beginner, KEY, num_episodes=16)
+    assert set(got) == {"score", "greedy_return", "greedy_length", "sampled_return", "sampled_length"}
+    for name, key in zip(("greedy", "sampled"), jax.random.split(KEY), strict=True):
+        episodes = evaluate(config, beginner, key, num_episodes=16, greedy=name == "greedy")
+        np.testing.assert_allclose(got[f"{name}_return"], np.mean(episodes.episode_return))
+        np.testing.assert_allclose(got[f"{name}_length"], np.mean(episodes.episode_length))
+    assert got["score"] == got["greedy_return"] != got["sampled_return"]

@@ -93,6 +93,24 @@ def test_one_gradient_step_is_adam_behind_a_global_norm_clip():
         np.testing.assert_allclose(actual, old - 3e-3 * clipped / (np.abs(clipped) + 1e-5), rtol=1e-3, atol=2e-6)
 
 
+def test_samples_learn_by_their_weights():
+    config = KINDS["per sample"]
+    state = init(config, KEY)
+    batch = batch_of(config, state)
+    weight = jnp.float32(np.arange(config.batch_size) % 3)
+    learned, metrics = learn(config, state, batch._replace(weight=weight), KEY)
+    scaled, _ = learn(config, state, batch._replace(weight=7 * weight), KEY)
+    assert_trees_close(scaled.params, learned.params, rtol=1e-3, atol=1e-5)
+    # What is said of samples that do not count is never read, but for their values.
+    other = batch._replace(weight=weight, advantage=jnp.where(weight == 0, 1e3, batch.advantage))
+    assert_trees_equal(learn(config, state, other, KEY)[0].params, learned.params)
+    other = batch._replace(weight=weight, target=jnp.where(weight == 0, 0, batch.target))
+    assert learn(config, state, other, KEY)[1]["value_loss"] != metrics["value_loss"]
+    alike, _ = learn(config, state, batch._replace(weight=jnp.ones(config.batch_size)), KEY)
+    without, _ = learn(config, state, batch, KEY)
+    assert_trees_close(alike.params, without.params, rtol=1e-3, atol=1e-5)
+
+
 def test_learning_rate_is_annealed_to_zero():
     config = KINDS["table"]
     last = init(config, KEY)._replace(num_updates=jnp.int32(config.num_updates))
