@@ -54,7 +54,13 @@ class Telling(probes.RandomEnds):
 
 TOLD = ("x", "inner/is late", "inner/deeper/x", "discount", "truncated")
 TELLING = Config(
-    env=Telling(), info=TOLD, num_envs=1, num_steps=2, num_minibatches=1, total_timesteps=24, network=MLP(hidden_sizes=())
+    env=Telling(),
+    info=TOLD,
+    num_envs=1,
+    num_steps=2,
+    num_minibatches=1,
+    total_timesteps=24,
+    network=MLP(hidden_sizes=()),
 )
 
 
@@ -120,7 +126,14 @@ class Numbered(probes.RandomEnds):
 
 
 def test_a_pool_gives_every_new_episode_one_of_its_beginnings():
-    config = Config(env=Numbered(), reset_pool=3, num_envs=8, num_steps=64, total_timesteps=8 * 64 * 4, network=MLP(hidden_sizes=(4,)))
+    config = Config(
+        env=Numbered(),
+        reset_pool=3,
+        num_envs=8,
+        num_steps=64,
+        total_timesteps=8 * 64 * 4,
+        network=MLP(hidden_sizes=(4,)),
+    )
     state, used = init(config, KEY), []
     seen = set(np.asarray(state.runners.obs[:, 0]))
     assert len(seen) == 8  # the very first episodes are fresh

@@ -62,7 +62,12 @@ class WideMemory(Recurrent):
 
 
 NUM_ENVS, NUM_STEPS, FLOAT = 4, 8, 4  # so few samples that no minibatch is learned from in pieces
-SIZES = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "total_timesteps": 2 * NUM_ENVS * NUM_STEPS, "num_minibatches": 1}
+SIZES = {
+    "num_envs": NUM_ENVS,
+    "num_steps": NUM_STEPS,
+    "total_timesteps": 2 * NUM_ENVS * NUM_STEPS,
+    "num_minibatches": 1,
+}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,12 @@ from purejaxppo.optimizers import OPTIMIZERS
 from tests.support.small import assert_trees_close, collect, gradient_of, quickly
 
 KEY = jax.random.key(7)
-SIZES: dict[str, Any] = {"num_envs": 8, "num_steps": 16, "total_timesteps": 8 * 16 * 2, "network": MLP(hidden_sizes=(16,))}
+SIZES: dict[str, Any] = {
+    "num_envs": 8,
+    "num_steps": 16,
+    "total_timesteps": 8 * 16 * 2,
+    "network": MLP(hidden_sizes=(16,)),
+}
 
 
 def warm_up(progress):
@@ -134,7 +139,9 @@ def test_every_field_of_a_network_is_among_the_changes():
     changed = {(type(network), name) for _, network, change in FIELDS for name in change} | {(MLP, "hidden_sizes")}
     inherited = {field.name for field in dataclasses.fields(MLP)}
     for cls in (MLP, CNN, GRU):
-        own = {field.name for field in dataclasses.fields(cls)} - (set() if cls is MLP else inherited - {"hidden_sizes"})
+        own = {field.name for field in dataclasses.fields(cls)} - (
+            set() if cls is MLP else inherited - {"hidden_sizes"}
+        )
         assert {name for of, name in changed if of is cls} == own
 
 

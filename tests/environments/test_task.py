@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from gymnax.environments import spaces
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, describe, train
-from purejaxppo.acting import rollout
-from purejaxppo.environments import RandomGridWorldParams, Task, make_task
-from purejaxppo.ppo import init
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, describe, init, train
+from purejaxppo.environments import RandomGridWorldParams, Task, make, make_task
 from tests.support.odd import Counter, FiveValues, SixValues
-from tests.support.small import SMALL, assert_trains, quickly
+from tests.support.small import SMALL, assert_trains, collect
 
 
 class NoFinalObservation(SixValues):
@@ -35,12 +33,7 @@ class UnhashableDataclass(SixValues):
 
 def transitions_of(config):
     """One rollout from the start."""
-
-    def run(config, key):
-        state = init(config, key)
-        return rollout(config, state.agent, state.runners, state.key)[1]
-
-    return jax.device_get(quickly(run, config, jax.random.key(0)))
+    return jax.device_get(collect(config, init(config, jax.random.key(0)))[1])
 
 
 def test_five_values_count_done_as_termination():
@@ -104,7 +97,7 @@ def test_dtypes_are_cast(cls, obs_dtype, reward_dtype):
     obs, state = Task(env, None).reset(jax.random.key(0))
     step = Task(env, None).step(jax.random.key(0), state, jnp.int32(0))
     for value in (obs, step.obs, step.next_obs):
-        assert value.dtype == jnp.float32
+        assert value.dtype == (jnp.float32 if jnp.issubdtype(obs_dtype, jnp.floating) else obs_dtype)
         assert value.shape == (2, 3)
     assert step.reward.dtype == jnp.float32
     assert step.reward == 1.0
@@ -194,5 +187,5 @@ def test_params_of_another_environment_are_refused(env, env_params):
 
 @pytest.mark.parametrize("env", ["GridWorld-maze", "CartPole-v1"])
 def test_own_params_are_accepted(env):
-    params = gymnax.make(env)[1]
+    params = make(env).default_params
     assert Config(env=env, env_params=params).env_params is params

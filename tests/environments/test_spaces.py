@@ -8,8 +8,9 @@ import pytest
 from gymnax.environments import spaces
 from gymnax.environments.environment import EnvParams
 
-from purejaxppo import MLP, Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, train, update
+from purejaxppo import GRU, MLP, Categorical, Config, ConfigError, Environment, act, evaluate, init, train, update
 from purejaxppo.environments import MultiDiscrete, make_task
+from purejaxppo.ppo import bind
 from tests.support import probes
 from tests.support.small import assert_trains, collect, quickly
 
@@ -58,7 +59,7 @@ def test_features_are_the_parts_one_after_the_other(time):
     features = make_task(Nested()).features(obs)
     assert features.dtype == jnp.float32
     np.testing.assert_array_equal(features, vector(time, -0.5))
-    np.testing.assert_array_equal(policies.network_input(CONFIG, obs), features)
+    np.testing.assert_array_equal(bind(CONFIG).network_input(obs), features)
 
 
 def test_parts_have_the_dtypes_of_their_spaces():
@@ -116,19 +117,19 @@ def test_a_user_network_reads_the_parts():
     pair = (1 - mean["a pair"][0]) / deviation["a pair"][0], one["a pair"][1]
     seen = {"map": (one["map"] - mean["map"]) / deviation["map"], "kind": one["kind"], "a pair": pair}
     expected = config.network.apply(state.params, seen)[0]
-    now, _ = policies.evaluate_networks(config, state.agent, jax.tree.map(lambda leaf: leaf[None], one))
-    np.testing.assert_allclose(now.action.log_probs[0], expected.log_probs, rtol=1e-4, atol=1e-5)
+    now, _ = bind(config).step(state.agent, jax.tree.map(lambda leaf: leaf[None], one))
+    np.testing.assert_allclose(now.distribution.log_probs[0], expected.log_probs, rtol=1e-4, atol=1e-5)
 
 
 def test_acts_on_one_observation_and_on_any_number():
     state = init(CONFIG, KEY)
     rows = [[observed(time, sign) for time in range(3)] for sign in (-1.0, 1.0)]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(2, 3, *np.shape(leaves[0])), *rows[0], *rows[1])
-    together = act(CONFIG, state, batch)
+    together, _ = act(CONFIG, state, batch)
     assert together.shape == (2, 3)
     for i, j in np.ndindex(2, 3):
-        assert act(CONFIG, state, rows[i][j]) == together[i, j]
-    assert act(CONFIG, state, rows[0][0], KEY).shape == ()
+        assert act(CONFIG, state, rows[i][j])[0] == together[i, j]
+    assert act(CONFIG, state, rows[0][0], key=KEY)[0].shape == ()
     assert evaluate(CONFIG, state, KEY, num_episodes=2).episode_length.tolist() == [3, 3]
 
 
@@ -183,9 +184,9 @@ class Choices(probes.Probe, Environment):
 SIZES_OF_CHOICES = {"num_envs": 16, "lr": 1e-2, "total_timesteps": 16 * 8 * 12, "num_epochs": 4}
 
 
-@pytest.mark.parametrize("network", ["mlp", "gru"])
+@pytest.mark.parametrize("network", [MLP(hidden_sizes=(8,)), GRU(hidden_sizes=(8,))], ids=["mlp", "gru"])
 def test_masked_choices_are_never_taken(network):
-    config = Config(env=Choices(), network=network, network=MLP(hidden_sizes=(8,)), **SIZES | SIZES_OF_CHOICES)
+    config = Config(env=Choices(), network=network, **SIZES | SIZES_OF_CHOICES)
     state, metrics = quickly(train, config, KEY)
     assert np.all(metrics["episode_return"] >= 0)
     assert metrics["episode_return"][-1] > metrics["episode_return"][0] + 1
