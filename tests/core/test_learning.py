@@ -104,7 +104,7 @@ def standardized(minibatch):
 
 @pytest.mark.parametrize("microbatch_size", [None, 6, 3, 2, 1])
 def test_pieces_change_nothing_and_what_is_prepared_is_the_whole_minibatch(microbatch_size):
-    params, opt_state, metrics = learned(prepare=standardized, microbatch_size=microbatch_size)
+    params, _, metrics = learned(prepare=standardized, microbatch_size=microbatch_size)
     path, expected = looped(prepare=lambda part: part | {"y": (part["y"] - part["y"].mean()) / part["y"].std()})
     assert_trees_close(params, path[-1], rtol=1e-4, atol=1e-5)
     for name in ("error", "grad_norm"):

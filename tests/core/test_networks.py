@@ -22,10 +22,11 @@ from tests.support.small import refused
 
 SIZES = (16, 8)
 BOX = spaces.Box(-1, 1, (3,))
+CHOICE = spaces.Discrete(4)
 CHOICES = MultiDiscrete((2, 5, 3))
 
 
-def network(hidden_sizes=SIZES, *, actions=spaces.Discrete(4), num_categories=10, of=MLP, **fields):
+def network(hidden_sizes=SIZES, *, actions=CHOICE, num_categories=10, of=MLP, **fields):
     """The flax module of a built-in network; by default for ten observations and four actions."""
     return of(hidden_sizes=hidden_sizes, **fields).module(actions, num_categories)
 

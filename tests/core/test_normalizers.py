@@ -1,6 +1,7 @@
 """Running statistics against those of all data at once in float64, and what may see them."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +192,7 @@ def as_rewards(reward, value, next_value, terminated, done, *, gamma, gae_lambda
 def test_rewards_of_a_run(run):
     states, _ = run
     loop = Returns(4, CONFIG.gamma)
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         _, t, batch = collect(CONFIG.replace(advantage=as_rewards), before)
         np.testing.assert_array_equal(t.reward, 1)  # transitions tell what the environment paid
         np.testing.assert_allclose(batch.target.reshape(8, 4), loop.scaled(t.reward, t.done), rtol=1e-3)

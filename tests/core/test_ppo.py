@@ -146,7 +146,7 @@ def changed(params, of):
     [
         (
             lambda params: changed(params, lambda layer: layer._replace(kernel=layer.kernel[:-1])),
-            r"params: must have an array \['params'\]\['networks'\]\.value\.kernel of shape \(16, 1\) and dtype float32",
+            r"params: must have an array \['params'\]\['networks'\]\.value\.kernel of shape \(16, 1\) and dtype float",
         ),
         (
             lambda params: changed(params, lambda layer: layer._replace(bias=layer.bias.astype(jnp.bfloat16))),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, act, evaluate, optimality, preset, train
+from purejaxppo import MLP, Config, act, evaluate, optimality, preset, train
 from purejaxppo.environments.maps import read
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from gymnax.environments.misc.frozen_lake import FrozenLake
 from gymnax.environments.misc.rooms import EnvState as FourRoomsState
 from gymnax.environments.misc.rooms import FourRooms
 
-from purejaxppo import Config, ConfigError, Environment, GridWorld, GridWorldParams
+from purejaxppo import ConfigError, Environment, GridWorld, GridWorldParams
 from purejaxppo.environments import RandomGridWorld, Task, is_tabular, make, make_task, tabulate
 from purejaxppo.environments.gridworld import GridWorldState
 from purejaxppo.planning import TabularModel
