@@ -14,11 +14,11 @@ from PIL import Image
 from purejaxppo import cli
 from purejaxppo.cli import progress
 from purejaxppo.experiment import load
-from purejaxppo.experiment.runs import files, logs
+from purejaxppo.experiment.runs import files, record
 from purejaxppo.experiment.runs import run as runs
 from purejaxppo.experiment.runs.loop import Progress
 from tests.support.flags import SMALL, parse
-from tests.support.small import FAST_COMPILING
+from tests.support.small import FAST_COMPILING, assert_trees_equal
 
 MANY = [*SMALL, "--num-seeds", "3"]
 QUICK = ["--num-evaluations", "0"]
@@ -40,8 +40,9 @@ def test_a_run_that_is_stopped_resumed_and_used(tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "3 agents from seed 0" in out
     assert "throughput" not in out
-    expected = f"purejaxppo: stopped after 1 of 2 updates, all of them saved; to go on: purejaxppo resume {directory}"
-    assert err.splitlines()[-1] == expected
+    stopped, how = err.splitlines()[-1].split("; ")
+    assert stopped == "purejaxppo: stopped after 1 of 2 updates, all of them saved"
+    assert how == f"to continue: purejaxppo resume {directory}"
     monkeypatch.undo()
 
     assert main("plot", directory, "--output", tmp_path / "half") == 0
@@ -87,8 +88,8 @@ def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys, 
     assert found == config
     for leaf, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(at_once[0].state.params), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(logs.read_metrics(tmp_path)["entropy"], at_once[0].metrics["entropy"], rtol=1e-4)
-    np.testing.assert_array_equal(jax.random.key_data(runs.open_job(tmp_path).key), jax.random.key_data(seeds.keys))
+    np.testing.assert_allclose(record.read_metrics(tmp_path)["entropy"], at_once[0].metrics["entropy"], rtol=1e-4)
+    assert_trees_equal(runs.open_run(tmp_path).job.rows.keys, seeds.keys)
 
 
 def test_silence_in_a_relative_directory(tmp_path, capsys, monkeypatch):
@@ -103,26 +104,26 @@ def test_flags_reach_the_run(tmp_path, capsys):
     flags = [*SMALL, "--num-evaluations", "1", "--evaluation-episodes", "2", "--keep-checkpoints", "1", "--tensorboard"]
     assert main("train", *flags, "--directory", directory) == 0
     description = files.read_json(directory / files.RUN)
-    assert description["schedule"] == {
+    assert description["options"] == {
         "num_evaluations": 1,
         "evaluation_episodes": 2,
         "checkpoint_seconds": 60.0,
         "keep_checkpoints": 1,
     }
     assert list((directory / files.TENSORBOARD).iterdir())
-    assert len(logs.read_evaluations(directory)["update"]) == 1
+    assert len(record.read_evaluations(directory)["update"]) == 1
     assert main("train", *SMALL, "--directory", directory) == 2
     assert "holds a run; resume it" in capsys.readouterr().err
     assert main("train", *SMALL, *QUICK, "--overwrite", "--directory", directory) == 0
-    assert logs.read_evaluations(directory) == {}
+    assert record.read_evaluations(directory) == {}
 
-    (directory / files.ACCOUNT).write_text('{"seconds": 1}')
+    (directory / files.SUMMARY).write_text('{"seconds": 1}')
     capsys.readouterr()
     assert main("resume", directory) == 2
-    assert capsys.readouterr() == ("", f"purejaxppo: {directory / files.ACCOUNT}: is broken\n")
+    assert capsys.readouterr() == ("", f"purejaxppo: {directory}: its record is corrupt (checksum mismatch)\n")
     (directory / files.METRICS).write_text("")
     assert main("plot", directory) == 2
-    expected = f"purejaxppo: directory={str(directory)!r}: has a broken record: there are not all returns in it\n"
+    expected = f"purejaxppo: directory={str(directory)!r}: has a corrupt record: there are not all returns in it\n"
     assert capsys.readouterr() == ("", expected)
     assert main("evaluate", directory, "--num-episodes", "1") == 0  # it needs none of the record
 
@@ -178,7 +179,7 @@ def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys, 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_logger_that_is_not_installed_is_told_before_training(tmp_path, capsys, monkeypatch):
+def test_a_logger_that_is_not_installed_is_refused_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main("train", *SMALL, "--directory", tmp_path / "run", "--wandb", "mine") == 2
     assert capsys.readouterr() == ("", "purejaxppo: wandb: needs pip install 'purejaxppo[wandb]'\n")
@@ -243,7 +244,7 @@ PROGRESS = Progress(
     total_steps=2000,
     steps_per_second=1234567.8,
     seconds_left=62.4,
-    episode_return=np.array([1.0, np.nan, 2.0]),
+    metrics={"episode_return": np.array([1.0, np.nan, 2.0])},
 )
 
 
@@ -252,19 +253,19 @@ def test_progress_in_words():
         progress.in_words(PROGRESS)
         == "1,500 of 2,000 steps, 1,234,568 steps/s, 1:02 left, return 1.500 (1.000 to 2.000)"
     )
-    one = PROGRESS._replace(episode_return=np.array([1.25]))
+    one = PROGRESS._replace(metrics={"episode_return": np.array([1.25])})
     assert progress.in_words(one).endswith("return 1.250")
-    none = PROGRESS._replace(episode_return=np.array([np.nan]))
+    none = PROGRESS._replace(metrics={"episode_return": np.array([np.nan])})
     assert progress.in_words(none).endswith("return none yet")
 
 
 def test_lines_come_now_and_then_and_at_the_end(capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    with progress.shown(silent=False) as watch:
+    with progress.shown(silent=False) as callback:
         for update in range(1, 101):
             clock[0] += 0.5
-            watch(PROGRESS._replace(num_updates=update, total_updates=100))
+            callback(PROGRESS._replace(num_updates=update, total_updates=100))
     updates = re.findall(r"^update (\d+) of 100", capsys.readouterr().err, re.MULTILINE)
     assert updates == ["1", "21", "41", "61", "81", "100"]
 
@@ -272,8 +273,8 @@ def test_lines_come_now_and_then_and_at_the_end(capsys, monkeypatch):
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as rich takes for a terminal
     monkeypatch.setenv("COLUMNS", "200")
-    with progress.shown(silent=False) as watch:
-        watch(PROGRESS)
+    with progress.shown(silent=False) as callback:
+        callback(PROGRESS)
     out, err = capsys.readouterr()
     assert "━" in err
     assert "1:02 left" in err

@@ -1,17 +1,19 @@
 """`purejaxppo sweep` and `purejaxppo report`."""
 
 import json
+import signal
 
 import jax
 import numpy as np
 import pytest
 
-from purejaxppo import Config
+from purejaxppo import tables
 from purejaxppo.cli import main
 from purejaxppo.cli.sweep import to_values
 from purejaxppo.experiment import sweep
 
-SMALL = ["--num-envs", "2", "--num-steps", "8", "--hidden-sizes", "8", "--total-timesteps", "48", "--num-seeds", "3"]
+SIZES = ["--num-envs", "2", "--num-steps", "8", "--total-timesteps", "48", "--network.hidden-sizes", "8"]
+SMALL = [*SIZES, "--num-seeds", "3"]
 OVER = ["--over", "lr=1e-3,3e-3", "env_params.slip=0,0.5"]
 
 
@@ -28,8 +30,8 @@ def swept(tmp_path_factory):
     [
         ("lr=1e-3,2", [1e-3, 2]),
         ("clip_value=true,false", [True, False]),
-        ("hidden_sizes=[64],[64,32]", [[64], [64, 32]]),
-        ("activation=tanh,relu", ["tanh", "relu"]),
+        ("network.hidden_sizes=[64],[64,32]", [[64], [64, 32]]),
+        ("network.activation=tanh,relu", ["tanh", "relu"]),
         ("lr=1e-3,1e-x,2", [1e-3, "1e-x", 2]),
         ("lr=1#,2", ["1#", 2]),
         ("env=CartPole-v1", ["CartPole-v1"]),
@@ -43,13 +45,11 @@ def test_values_are_read(pair, values):
 
 def test_is_the_sweep_of_the_library(swept, tmp_path, capsys):
     assert main(["report", str(swept), "--output", str(tmp_path / "report")]) == 0
-    config = Config(num_envs=2, num_steps=8, hidden_sizes=(8,), total_timesteps=48, lr=2.5e-3)
     text = json.loads((tmp_path / "report" / "report.json").read_text())
     assert [row["name"] for row in text["rows"]] == [
         f"lr={lr}, env_params.slip={slip}" for lr in ("0.001", "0.003") for slip in ("0", "0.5")
     ]
-    preset = text["rows"][0]["config"]
-    config = config.replace(**{name: preset[name] for name in preset if name not in ("env", "env_params", "lr")})
+    config = tables.from_table(text["rows"][0]["config"]).replace(env_params=None)
     over = {"lr": [1e-3, 3e-3], "env_params.slip": [0, 0.5]}
     trials = sweep(config, jax.random.key(0), num_seeds=3, over=over)
     np.testing.assert_allclose([row["scores"] for row in text["rows"]], [t.scores for t in trials], rtol=1e-5)
@@ -59,13 +59,13 @@ def test_is_the_sweep_of_the_library(swept, tmp_path, capsys):
     assert "lr=0.003, env_params.slip=0.5" in output
 
 
-def test_the_same_command_goes_on(swept, capsys):
-    before = {path.name: path.stat().st_mtime_ns for path in swept.rglob("*.npz")}
+def test_the_same_command_reads_a_finished_sweep(swept, capsys):
+    before = {str(path): path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")}
     assert before
     assert main(["sweep", *SMALL, *OVER, "--directory", str(swept)]) == 0
-    assert {path.name: path.stat().st_mtime_ns for path in swept.rglob("*.npz")} == before
+    assert {str(path): path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")} == before
     captured = capsys.readouterr()
-    assert "is trained" not in captured.err
+    assert captured.err == ""  # there is nothing left to do
     assert "baseline" in captured.out
 
 
@@ -79,7 +79,7 @@ def test_the_same_command_goes_on(swept, capsys):
         (["sweep", "--over", "lrr=1"], "did you mean 'lr'"),
         (["sweep", "--over", "lr=-1"], "lr=-1"),
         (["sweep", "--over", "lr=1e-3,1e-x"], "lr='1e-x'"),
-        (["sweep", "--over", "activation=tanh,gelu"], "activation='gelu'"),
+        (["sweep", "--over", "network.activation=tanh,gelu"], "activation='gelu'"),
         (["sweep", "--num-seeds", "0"], "num_seeds=0"),
         (["sweep", "--max-bytes", "-5"], "max_bytes=-5"),
         (["report"], "must hold at least one run or sweep"),
@@ -97,15 +97,26 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_after_ctrl_c_it_is_said_what_is_kept(kept, tmp_path, capsys, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+def press_ctrl_c(monkeypatch, at_update):
+    def in_words(progress):
+        if progress.num_updates == at_update:
+            signal.raise_signal(signal.SIGINT)
+        return "interrupted"
 
-    monkeypatch.setattr("purejaxppo.cli.sweep.sweep", interrupt)
-    assert main(["sweep", *SMALL, *(["--directory", str(tmp_path)] if kept else [])]) == 130
-    rest = "; finished batches are kept: the same command goes on" if kept else ""
-    assert capsys.readouterr().err == f"purejaxppo: interrupted{rest}\n"
+    monkeypatch.setattr("purejaxppo.cli.progress.in_words", in_words)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_inside_a_batch_saves_what_is_done_and_says_so(kept, tmp_path, capsys, monkeypatch):
+    command = ["sweep", *SMALL, *(["--directory", str(tmp_path)] if kept else [])]
+    press_ctrl_c(monkeypatch, 1)
+    assert main(command) == 130
+    rest = ", all of them saved; to continue, sweep again into the same directory" if kept else ""
+    assert capsys.readouterr().err.splitlines()[-1] == f"purejaxppo: stopped after 1 of 3 updates{rest}"
+    monkeypatch.undo()
+    assert main(command) == 0
+    resumed = [json.loads(path.read_text())["resumed_after"] for path in tmp_path.rglob("summary.json")]
+    assert resumed == ([1] if kept else [])
 
 
 def test_another_sweep_in_the_same_directory_is_refused(swept, capsys):
@@ -113,7 +124,7 @@ def test_another_sweep_in_the_same_directory_is_refused(swept, capsys):
     assert str(swept) in capsys.readouterr().err
 
 
-def test_a_report_is_not_overwritten_unless_told(swept, tmp_path, capsys):
+def test_a_report_is_not_overwritten_unless_asked_for(swept, tmp_path, capsys):
     arguments = ["report", str(swept), "--output", str(tmp_path)]
     assert main(arguments) == 0
     assert main(arguments) == 2

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, init
+from purejaxppo import MLP, Config, init
 from purejaxppo.environments import RandomGridWorld
+from purejaxppo.errors import RunError
 from purejaxppo.experiment.runs import checkpoints, files
-from purejaxppo.experiment.runs.loop import fingerprint
+from purejaxppo.experiment.runs.checkpoints import fingerprint
 from tests.support.small import names
 
 STATE = {
@@ -57,7 +58,7 @@ def test_the_directory_may_be_relative(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Breakout-MinAtar", "DeepSea-bsuite", RandomGridWorld()], ids=str)
 def test_states_of_all_kinds_of_environments_come_back(env, tmp_path):
-    state = init(Config(env=env, num_envs=2, num_steps=8, hidden_sizes=(4,)), jax.random.key(0))
+    state = init(Config(env=env, num_envs=2, num_steps=8, network=MLP(hidden_sizes=(4,))), jax.random.key(0))
     save(tmp_path, state=state)
     found = checkpoints.load(tmp_path, like(state), run="mine").state
     assert jax.tree.structure(found) == jax.tree.structure(state)
@@ -157,26 +158,26 @@ def write_manifest(text):
 @pytest.mark.parametrize(
     ("break_", "said"),
     [
-        (truncate, "is broken: state/.* not as written"),
-        (empty, "is broken: state/.* not as written"),
-        (lose_a_file, "is broken: state/.* not as written"),
-        (add_a_file, "is broken: state/more not as written"),
+        (truncate, r"is corrupt \(checksum mismatch: state/.*\)"),
+        (empty, r"is corrupt \(checksum mismatch: state/.*\)"),
+        (lose_a_file, r"is corrupt \(checksum mismatch: state/.*\)"),
+        (add_a_file, r"is corrupt \(checksum mismatch: state/more\)"),
         (link_a_file, "must be a file, not a link"),
         (link_the_checkpoint, "must not be a symbolic link"),
-        (name_a_file_outside("../../secret"), r"is broken: \.\./\.\./secret not as written"),
-        (name_a_file_outside("/etc/hostname"), "is broken: /etc/hostname not as written"),
+        (name_a_file_outside("../../secret"), r"is corrupt \(checksum mismatch: \.\./\.\./secret\)"),
+        (name_a_file_outside("/etc/hostname"), r"is corrupt \(checksum mismatch: /etc/hostname\)"),
         (edit(run="another"), "belongs to another run or another configuration"),
         (edit(num_updates=7), "belongs to another run or another configuration"),
-        (edit(format=2), "format=2: must be 1; a newer purejaxppo"),
+        (edit(format=2), "format=2: must be 1; another version of purejaxppo"),
         (edit(format=None), "format=None: must be 1"),
-        (edit(files=[]), "is broken"),
-        (edit(files={}), "is broken"),
-        (edit(score="high"), "is broken"),
-        (edit(leaves=None), "is broken"),
+        (edit(files=[]), "is corrupt"),
+        (edit(files={}), "is corrupt"),
+        (edit(score="high"), "is corrupt"),
+        (edit(leaves=None), "is corrupt"),
         (edit(leaves=[[]]), "does not fit the configuration"),
         (edit(leaves=["['weights']: float32[3, 2]"]), "does not fit the configuration"),
-        (write_manifest(""), "is broken"),
-        (write_manifest("[" * 100_000), "is broken"),
+        (write_manifest(""), "is corrupt"),
+        (write_manifest("[" * 100_000), "is corrupt"),
         (lambda path: (path / checkpoints.MANIFEST).unlink(), "cannot be read"),
         (lambda path: (shutil.rmtree(path), path.write_text("a file")), "cannot be read"),
     ],
@@ -189,12 +190,12 @@ def test_a_broken_checkpoint_is_passed_over_and_told(break_, said, tmp_path):
     found = checkpoints.load(directory, like(), run="mine")
     assert found.num_updates == 3
     assert fingerprint(found.state) == fingerprint(STATE)
-    with pytest.raises(ConfigError, match=said):
-        raise ConfigError(*found.broken)
+    with pytest.raises(RunError, match=said):
+        raise RunError(*found.broken)
     assert str(directory / "5") in found.broken[0]
 
     shutil.rmtree(directory / "3")  # now there is no whole one
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(RunError, match=said) as error:
         checkpoints.load(directory, like(), run="mine")
     assert "no checkpoint can be used" in str(error.value)
     assert "\n" not in str(error.value)
@@ -217,7 +218,7 @@ def test_a_broken_checkpoint_is_passed_over_and_told(break_, said, tmp_path):
 def test_a_state_of_another_shape_does_not_fit(state, wanted, tmp_path):
     save(tmp_path, state=state)
     said = f"does not fit the configuration, which asks for {wanted}"
-    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+    with pytest.raises(RunError, match=re.escape(said)) as error:
         checkpoints.load(tmp_path, like(), run="mine")
     assert "\n" not in str(error.value)
 
@@ -234,7 +235,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     hashes = {str(file.relative_to(path)): files.hash_file(file) for file in every_file(path)}
     hashes.pop(checkpoints.MANIFEST)
     edit(files=hashes)(path)
-    with pytest.raises(ConfigError, match="does not fit the configuration \\("):
+    with pytest.raises(RunError, match="does not fit the configuration \\("):
         checkpoints.load(tmp_path, like(), run="mine")
 
 

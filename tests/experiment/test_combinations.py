@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams
+from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams
 from purejaxppo.experiment.sweeps.combinations import combinations, static_names
 
 BASE = Config(num_envs=4, num_steps=8, total_timesteps=64)
 
 
 def test_every_combination_in_order_with_its_name():
-    found = combinations(BASE, {"lr": [0.1, 0.25], "hidden_sizes": [(4,), [5, 6]], "clip_value": (True, False)})
+    found = combinations(BASE, {"lr": [0.1, 0.25], "network.hidden_sizes": [(4,), [5, 6]], "clip_value": (True, False)})
     assert found == [
         (
-            f"lr={lr}, hidden_sizes={text}, clip_value={clip}",
-            BASE.replace(lr=lr, hidden_sizes=sizes, clip_value=clip),
+            f"lr={lr}, network.hidden_sizes={text}, clip_value={clip}",
+            BASE.replace(lr=lr, network=MLP(hidden_sizes=sizes), clip_value=clip),
         )
         for lr in (0.1, 0.25)
         for sizes, text in (((4,), "(4,)"), ((5, 6), "[5, 6]"))
@@ -77,7 +77,8 @@ def test_names_are_short_and_differ():
 
 def test_static_fields_are_named():
     over = {"lr": [0.1], "num_envs": [4], "env_params.slip": [0.1], "env": ["CartPole-v1"], "target_kl": [None, 0.1]}
-    assert static_names(over) == ["num_envs", "env", "target_kl"]
+    over["network.hidden_sizes"] = [[4]]
+    assert static_names(BASE, over) == ["num_envs", "env", "target_kl", "network.hidden_sizes"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_static_fields_are_named():
     [
         (["lr"], r"over=\['lr'\]: must be a mapping from fields to lists"),
         ({"lrr": [0.1]}, "unknown Config field 'lrr'; did you mean 'lr'"),
-        ({1: [0.1]}, "unknown Config field 1"),
+        ({1: [0.1]}, "over=1: must be a mapping from names of fields"),
         ({"env_params.slp": [0.1]}, "unknown env_params name 'slp'; did you mean 'slip'"),
         ({"lr": []}, r"over\['lr'\]=\[\]: must be a list of at least one value"),
         ({"lr": np.zeros(0)}, r"over\['lr'\]=.*: must be a list of at least one value"),
@@ -97,11 +98,11 @@ def test_static_fields_are_named():
         ({"lr": [0.1, -1]}, "lr=-1: must be a finite number > 0"),
         ({"lr": [0.1, "fast"]}, "lr='fast': must be a finite number > 0"),
         ({"lr": [np.array([0.1, 0.2])]}, r"lr=array.*: must be of shape \(\); over=\{'lr': \[...\]\} sweeps"),
-        ({"hidden_sizes": [8, 16]}, "hidden_sizes=8: must be a sequence of integers >= 1"),
+        ({"network.hidden_sizes": [8, 16]}, "hidden_sizes=8: must be a sequence of integers >= 1"),
         ({"num_envs": [4, 3], "num_minibatches": [32]}, "num_minibatches=32: must be a divisor"),
         ({"env": ["CartPole"]}, "unknown env 'CartPole'; did you mean 'CartPole-v1'"),
         ({"env": ["CartPole-v1", "GridWorld-maze"], "env_params.slip": [0.1]}, "unknown env_params name 'slip'"),
-        ({"env_params.slip": [0.1], "env_params": [GridWorldParams()]}, "both 'env_params' and 'env_params.slip'"),
+        ({"env_params.slip": [0.1], "env_params": [GridWorldParams()]}, "both 'env_params' and a field of it"),
         ({"env_params.slip": [2.0]}, "slip=2.0: must be a number in"),
         ({"env_params.slip": ["0.1"]}, "env_params.slip='0.1': must be like its present value, 0.0"),
         ({"env_params.slip": [[0.1, 0.2]]}, r"env_params.slip=\[0.1, 0.2\]: must be like"),
@@ -111,7 +112,7 @@ def test_static_fields_are_named():
         ({"env": ["CartPole-v1"], "env_params.gravity": [float("inf")]}, "env_params.gravity=inf: must be like"),
     ],
 )
-def test_mistakes_are_told(over, said):
+def test_mistakes_are_refused(over, said):
     with pytest.raises(ConfigError, match=said):
         combinations(BASE, over)
 
@@ -123,6 +124,6 @@ def test_mistakes_are_told(over, said):
         ({"env_params": GridWorldParams(slip=jnp.array([0.1, 0.2]))}, r"env_params.slip=.*: must be of shape \(\)"),
     ],
 )
-def test_arrays_in_the_configuration_are_told(changes, said):
+def test_arrays_in_the_configuration_are_refused(changes, said):
     with pytest.raises(ConfigError, match=said):
         combinations(BASE.replace(**changes), {"gamma": [0.5]})

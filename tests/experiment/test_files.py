@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from purejaxppo import ConfigError
+from purejaxppo.errors import RunError
 from purejaxppo.experiment.runs import files
 from tests.support.small import names
 
@@ -59,10 +59,10 @@ def test_a_link_is_deleted_and_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b"null", b'{"a": 1'])
-def test_json_that_is_broken_is_told(content, tmp_path):
+def test_json_that_is_corrupt_is_refused(content, tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"a\.json: (is broken|cannot be read)"):
+    with pytest.raises(RunError, match=r"a\.json: (is corrupt|cannot be read)"):
         files.read_json(path)
 
 
@@ -72,14 +72,14 @@ def test_what_is_no_file_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in ("link", "pipe", "folder"):
-        with pytest.raises(ConfigError, match=f"{name}: must be a file"):
+        with pytest.raises(RunError, match=f"{name}: must be a file"):
             files.read_json(tmp_path / name)
-    with pytest.raises(ConfigError, match="missing: cannot be read"):
+    with pytest.raises(RunError, match="missing: cannot be read"):
         files.read(tmp_path / "missing")
 
 
 def test_a_lock_is_held_once_and_goes_with_its_process(tmp_path):
-    with files.locked(tmp_path), pytest.raises(ConfigError, match="another process is at work"), files.locked(tmp_path):
+    with files.locked(tmp_path), pytest.raises(RunError, match="is locked by another process"), files.locked(tmp_path):
         pytest.fail("both hold it")
     with files.locked(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""The record of a run is exact, can be cut, and says when it is broken; other loggers may fail."""
+"""The record of a run is exact, can be truncated, and says when it is corrupt; other loggers may fail."""
 
 import csv
 import json
@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from purejaxppo import Config, ConfigError, presets
+from purejaxppo import Config, tables
+from purejaxppo.errors import RunError
 from purejaxppo.experiment.runs import files, record
+from purejaxppo.experiment.runs.loggers import Loggers, TensorBoard
 
 BATCH = 32
 NAN = np.float32(np.nan)
@@ -26,9 +28,10 @@ def values(shape, start=0.0):
     return {"episode_return": numbers, "loss": -numbers}
 
 
-def write(directory, metrics, num_before=0):
-    with record.MetricsLog(directory, BATCH) as record:
-        record.write_metrics(num_before, metrics)
+def write(directory, metrics):
+    with record.MetricsLog(directory, BATCH) as log:
+        log.append(metrics)
+        log.write()
 
 
 def table(directory):
@@ -38,7 +41,7 @@ def table(directory):
 
 @hypothesis.given(
     arrays.arrays(
-        np.float32, arrays.array_shapes(min_dims=1, max_dims=2, max_side=4), elements=strategies.floats(width=32)
+        np.float32, arrays.array_shapes(min_dims=2, max_dims=2, max_side=4), elements=strategies.floats(width=32)
     )
 )
 @hypothesis.settings(
@@ -59,23 +62,23 @@ def test_every_float32_comes_back(tmp_path, numbers):
 
 
 def test_lines_are_json_as_the_standard_has_it(tmp_path):
-    write(tmp_path, {"x": np.array([NAN, np.inf, -np.inf, 0.5], np.float32)})
+    write(tmp_path, {"x": np.array([[NAN], [np.inf], [-np.inf], [0.5]], np.float32)})
 
     def refuse(constant):
         pytest.fail(f"{constant} is not JSON")
 
     lines = (tmp_path / files.METRICS).read_text().splitlines()
     rows = [json.loads(line, parse_constant=refuse) for line in lines]
-    assert [row["x"] for row in rows] == [None, float("inf"), float("-inf"), 0.5]
+    assert [row["x"] for row in rows] == [[None], [float("inf")], [float("-inf")], [0.5]]
     assert [(row["update"], row["steps"]) for row in rows] == [(1, 32), (2, 64), (3, 96), (4, 128)]
 
 
-def test_the_table_has_a_line_per_update_and_agent(tmp_path):
+def test_the_table_has_a_line_per_update_and_row(tmp_path):
     metrics = values((2, 3))
     write(tmp_path, metrics)
     rows = table(tmp_path)
-    assert list(rows[0]) == ["update", "steps", "seed", "episode_return", "loss"]
-    assert [(row["update"], row["seed"]) for row in rows] == [(u, s) for u in "12" for s in "012"]
+    assert list(rows[0]) == ["update", "steps", "row", "episode_return", "loss"]
+    assert [(row["update"], row["row"]) for row in rows] == [(u, r) for u in "12" for r in "012"]
     np.testing.assert_array_equal([np.float32(row["loss"]) for row in rows], metrics["loss"].reshape(-1))
     assert record.read_metrics(tmp_path)["loss"].shape == (3, 2)
 
@@ -86,40 +89,63 @@ def test_a_record_goes_on_where_it_was(tmp_path):
         (tmp_path / directory).mkdir()
     write(tmp_path / "at once", {name: np.concatenate([one[name], more[name]]) for name in one})
     write(tmp_path / "in parts", one)
-    write(tmp_path / "in parts", more, num_before=3)
+    write(tmp_path / "in parts", more)
     for name in (files.METRICS, files.TABLE):
         assert (tmp_path / "at once" / name).read_text() == (tmp_path / "in parts" / name).read_text()
 
 
 def test_evaluations_are_kept_apart(tmp_path):
-    with record.MetricsLog(tmp_path, BATCH) as record:
-        record.write_evaluation(3, {"greedy_return": np.array([1.0, NAN], np.float32)})
-        record.write_evaluation(7, {"greedy_return": np.array([2.0, 3.0], np.float32)})
+    with record.MetricsLog(tmp_path, BATCH) as log:
+        log.append(values((3, 2)))
+        log.write_evaluation({"score": np.array([1.0, NAN], np.float32)})
+        log.append(values((4, 2)))
+        log.write_evaluation({"score": np.array([2.0, 3.0], np.float32)})
+        assert log.evaluations()["score"].shape == (2, 2)
     found = record.read_evaluations(tmp_path)
     np.testing.assert_array_equal(found["update"], [3, 7])
-    np.testing.assert_array_equal(found["greedy_return"], [[1, 2], [NAN, 3]])
-    assert record.read_metrics(tmp_path) == {}
+    np.testing.assert_array_equal(found["score"], [[1, 2], [NAN, 3]])
+    assert record.read_metrics(tmp_path)["loss"].shape == (2, 7)
+    assert record.read_metrics(tmp_path / "missing") == {}
     assert record.read_evaluations(tmp_path / "missing") == {}
 
 
-@pytest.mark.parametrize("shape", [(6,), (6, 2)])
+def test_without_a_directory_the_same_numbers_are_kept_in_memory(tmp_path):
+    logs = [record.MetricsLog(directory, BATCH) for directory in (tmp_path, None)]
+    for log in logs:
+        with log:
+            log.append(values((3, 2)))
+            log.write_evaluation({"score": np.array([1.0, 2.0], np.float32)})
+            log.append(values((2, 2), start=9.0))
+            log.sync()
+    np.testing.assert_array_equal(logs[1].metrics()["loss"], record.read_metrics(tmp_path)["loss"])
+    assert logs[1].evaluations().keys() == record.read_evaluations(tmp_path).keys()
+    again = record.MetricsLog(tmp_path, BATCH)  # what an earlier process wrote
+    for log in (*logs, again):
+        np.testing.assert_allclose(log.recent(4)["loss"], log.metrics()["loss"][:, 1:].mean(axis=1), rtol=1e-6)
+
+
+def test_a_mean_of_what_is_a_number():
+    log = record.MetricsLog(None, BATCH)
+    log.append({"x": np.array([[1.0, NAN], [NAN, NAN], [4.0, NAN]], np.float32)})
+    np.testing.assert_array_equal(log.recent(10)["x"], [2.5, NAN])
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (6, 2)])
 @pytest.mark.parametrize("left_over", ["", '{"update": 7, "st', "garbage\n", "\0\0\0\n"])
-def test_cutting_leaves_what_would_have_been_written(shape, left_over, tmp_path):
+def test_truncating_leaves_what_would_have_been_written(shape, left_over, tmp_path):
     whole = values(shape)
     whole["loss"][1] = np.nan
     for directory in ("cut", "short"):
         (tmp_path / directory).mkdir()
-    with record.MetricsLog(tmp_path / "cut", BATCH) as record:
-        record.write_metrics(0, whole)
-        for update in (2, 4, 6):
-            record.write_evaluation(update, {"x": np.array(update, np.float32)})
+    parts = [{name: numbers[start : start + 2] for name, numbers in whole.items()} for start in (0, 2, 4)]
+    for directory, some in (("cut", parts), ("short", parts[:2])):
+        with record.MetricsLog(tmp_path / directory, BATCH) as log:
+            for part in some:
+                log.append(part)
+                log.write_evaluation({"x": part["loss"][-1]})
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         with (tmp_path / "cut" / name).open("a") as file:
             file.write(left_over)
-    with record.MetricsLog(tmp_path / "short", BATCH) as record:
-        record.write_metrics(0, {name: numbers[:4] for name, numbers in whole.items()})
-        for update in (2, 4):
-            record.write_evaluation(update, {"x": np.array(update, np.float32)})
     record.truncate(tmp_path / "cut", 4, 2)
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "short" / name).read_text()
@@ -130,12 +156,12 @@ def test_cutting_leaves_what_would_have_been_written(shape, left_over, tmp_path)
     assert len(table(tmp_path / "cut")) == whole["loss"].size
 
 
-def test_a_record_that_ends_too_early_is_told_and_left_alone(tmp_path):
-    write(tmp_path, values((3,)))
+def test_a_record_that_ends_too_early_is_refused_and_left_alone(tmp_path):
+    write(tmp_path, values((3, 1)))
     before = (tmp_path / files.METRICS).read_text()
-    with pytest.raises(ConfigError, match="ends before update 4"):
+    with pytest.raises(RunError, match="ends before update 4"):
         record.truncate(tmp_path, 4, 0)
-    with pytest.raises(ConfigError, match="ends before update 3"):
+    with pytest.raises(RunError, match="ends before update 3"):
         record.truncate(tmp_path, 3, 1)
     assert (tmp_path / files.METRICS).read_text() == before
 
@@ -149,19 +175,22 @@ def test_a_record_that_ends_too_early_is_told_and_left_alone(tmp_path):
         "null",
         "[" * 100_000,
         '{"update": 2}',
-        '{"update": "2", "steps": 64, "episode_return": 1, "loss": 1}',
-        '{"update": 3, "steps": 64, "episode_return": 1, "loss": 1}',
-        '{"update": 1, "steps": 64, "episode_return": 1, "loss": 1}',
-        '{"update": 2, "steps": 64, "episode_return": 1}',
-        '{"update": 2, "steps": 64, "episode_return": "one", "loss": 1}',
-        '{"update": 2, "steps": 64, "episode_return": [1, 2], "loss": 1}',
+        '{"update": "2", "steps": 64, "episode_return": [1], "loss": [1]}',
+        '{"update": 3, "steps": 64, "episode_return": [1], "loss": [1]}',
+        '{"update": 1, "steps": 64, "episode_return": [1], "loss": [1]}',
+        '{"update": 2, "steps": 64, "episode_return": [1]}',
+        '{"update": 2, "steps": 64, "episode_return": ["one"], "loss": [1]}',
+        '{"update": 2, "steps": 64, "episode_return": [1, 2], "loss": [1]}',
+        '{"update": 2, "steps": 64, "episode_return": [1, 2], "loss": [1, 2]}',
+        '{"update": 2, "steps": 64, "episode_return": 1, "loss": 1}',
+        '{"update": 2, "steps": 64, "episode_return": [[1]], "loss": [[1]]}',
     ],
 )
-def test_a_broken_line_is_told(line, tmp_path):
-    write(tmp_path, values((1,)))
+def test_a_corrupt_line_is_refused(line, tmp_path):
+    write(tmp_path, values((1, 1)))
     with (tmp_path / files.METRICS).open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl: .*is broken"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl: .*is corrupt"):
         record.read_metrics(tmp_path)
 
 
@@ -183,7 +212,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("fail_at", [["make"], ["write"], ["close"]])
-def test_a_logger_that_fails_is_told_once_and_dropped(fail_at, tmp_path, caplog):
+def test_a_logger_that_fails_is_reported_once_and_dropped(fail_at, tmp_path, caplog):
     good, bad = Recorder(), Recorder(fail_at)
 
     def make(directory, num_updates):
@@ -192,17 +221,17 @@ def test_a_logger_that_fails_is_told_once_and_dropped(fail_at, tmp_path, caplog)
             raise RuntimeError("no network")
         return bad
 
-    with loggers.Loggers([make, lambda *_: good], tmp_path, 5) as loggers:
+    with Loggers([make, lambda *_: good], tmp_path, 5) as loggers:
         assert loggers
         for update in (1, 2, 3):
-            loggers.write(update, update * BATCH, {"x": np.zeros(())})
+            loggers.write(update, update * BATCH, {"x": np.zeros(1)})
     assert [update for update, _, _ in good.rows] == [1, 2, 3]
     assert good.closed == 1
     assert len(bad.rows) == {"make": 0, "write": 2, "close": 3}[fail_at[0]]
     assert bad.closed == (fail_at == ["close"])
-    (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    (message,) = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
     assert "no network" in message
-    assert not loggers.Loggers([], tmp_path, 0)
+    assert not Loggers([], tmp_path, 0)
 
 
 def events(directory):
@@ -220,27 +249,27 @@ def events(directory):
     return found
 
 
-def test_tensorboard_has_a_curve_per_agent(tmp_path):
-    with loggers.Loggers([loggers.TensorBoard], tmp_path, 0) as loggers:
+def test_tensorboard_has_a_curve_per_row(tmp_path):
+    with Loggers([TensorBoard], tmp_path, 0) as loggers:
         loggers.write(1, 32, {"loss": np.array([0.5, 0.25], np.float32)})
-        loggers.write(2, 64, {"loss": np.array([0.125, 4.0], np.float32), "gap": np.array(8.0, np.float32)})
+        loggers.write(2, 64, {"loss": np.array([0.125, 4.0], np.float32), "gap": np.array([8.0], np.float32)})
     assert events(tmp_path / files.TENSORBOARD) == [
-        ("loss/seed_0", 1, 0.5),
-        ("loss/seed_1", 1, 0.25),
-        ("loss/seed_0", 2, 0.125),
-        ("loss/seed_1", 2, 4.0),
+        ("loss/row_0", 1, 0.5),
+        ("loss/row_1", 1, 0.25),
+        ("loss/row_0", 2, 0.125),
+        ("loss/row_1", 2, 4.0),
         ("gap", 2, 8.0),
     ]
 
 
-def test_weights_and_biases_offline_has_a_curve_per_agent(tmp_path):
-    (tmp_path / files.CONFIG).write_text(presets.dumps(Config()))
+def test_weights_and_biases_offline_has_a_curve_per_row(tmp_path):
+    (tmp_path / files.CONFIG).write_text(tables.dumps(Config()))
     script = f"""
 import pathlib, numpy
 from functools import partial
-from purejaxppo.experiment.runs import logs
-make = partial(loggers.WandB, project="tested", silent=True)
-with loggers.Loggers([make], pathlib.Path({str(tmp_path)!r}), 0) as loggers:
+from purejaxppo.experiment.runs.loggers import Loggers, WandB
+make = partial(WandB, project="tested", silent=True)
+with Loggers([make], pathlib.Path({str(tmp_path)!r}), 0) as loggers:
     assert loggers
     loggers.write(1, 32, {{"loss": numpy.array([0.5, 0.25], numpy.float32)}})
     loggers.write(2, 64, {{"loss": numpy.array([0.125, 4.0], numpy.float32)}})
@@ -251,8 +280,8 @@ with loggers.Loggers([make], pathlib.Path({str(tmp_path)!r}), 0) as loggers:
     assert (done.stdout, done.stderr) == ("", "")
     (path,) = tmp_path.rglob("*.wandb")
     assert history(path) == [
-        {"loss/seed_0": 0.5, "loss/seed_1": 0.25, "steps": 32, "_step": 1},
-        {"loss/seed_0": 0.125, "loss/seed_1": 4.0, "steps": 64, "_step": 2},
+        {"loss/row_0": 0.5, "loss/row_1": 0.25, "steps": 32, "_step": 1},
+        {"loss/row_0": 0.125, "loss/row_1": 4.0, "steps": 64, "_step": 2},
     ]
 
 

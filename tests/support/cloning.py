@@ -38,7 +38,7 @@ def init(config, key, params=None):
         sizes = (NUM_FEATURES, *config.hidden_sizes, NUM_ACTIONS)
         keys = jax.random.split(key_params, len(sizes) - 1)
         params = [jax.random.normal(key, shape) / shape[0] for key, *shape in zip(keys, sizes, sizes[1:], strict=False)]
-    return CloningState(params, _optimizer(config).init(params), key, jnp.zeros((), jnp.int32))
+    return CloningState(params, _optimizer(config).init(params), key, jnp.asarray(0))
 
 
 def update(config, state):

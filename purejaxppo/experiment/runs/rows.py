@@ -82,12 +82,13 @@ class Programs:
         start_time = time.perf_counter()
         self.num_rows, self.seconds = len(rows.keys), 0.0  # seconds spent on compiling
         over = _Over(algorithm, rows.axes, self.num_rows)
-        shapes = initial_shapes(algorithm, rows, params)
-        state, metrics = jax.eval_shape(partial(_step, over), rows.config, shapes)
+        state, metrics = jax.eval_shape(partial(_step, over), rows.config, initial_shapes(algorithm, rows, params))
         self._init = partial(_init, params=params, over=over)
         self._lower = partial(_score.lower, rows.config, state, rows.keys, 0, over=over, num_episodes=num_episodes)
         self.buffer_size = min(rows.config.num_updates, max(1, BUFFER_NUMBERS // (len(metrics) * self.num_rows)))
-        self._advance = _advance.lower(rows.config, state, 0, over=over, size=self.buffer_size).compile()
+        names = tuple(metrics)
+        lowered = _advance.lower(rows.config, state, 0, over=over, size=self.buffer_size, names=names)
+        self._advance = lowered.compile()
         self._evaluate: Any = None
         self.seconds = time.perf_counter() - start_time
 
@@ -169,14 +170,15 @@ def _step(over: _Over, config: Any, state: Any) -> tuple[Any, dict[str, Array]]:
     return over.map(update, config, state, axes=(0,))
 
 
-@partial(jax.jit, static_argnames=("over", "size"), donate_argnames="state")
-def _advance(config: Any, state: Any, count: Any, *, over: _Over, size: int) -> tuple[Any, dict[str, Array]]:
+@partial(jax.jit, static_argnames=("over", "size", "names"), donate_argnames="state")
+def _advance(
+    config: Any, state: Any, count: Any, *, over: _Over, size: int, names: tuple[str, ...]
+) -> tuple[Any, dict[str, Array]]:
     """`count` updates, at most `size`; the first of what is returned, `[size, num_rows]`, are their metrics.
 
     The count is data, so one program serves chunks of every length, and their length changes no bit.
     """
-    _, shapes = jax.eval_shape(partial(_step, over), config, state)
-    buffers = jax.tree.map(lambda metric: jnp.zeros((size, *metric.shape), metric.dtype), shapes)
+    buffers = {name: jnp.zeros((size, over.num_rows), jnp.float32) for name in names}
 
     def body(index: Array, carry: tuple[Any, dict[str, Array]]) -> tuple[Any, dict[str, Array]]:
         state, metrics = _step(over, config, carry[0])
@@ -191,7 +193,7 @@ def _score(config: Any, state: Any, keys: Array, num_updates: Any, *, over: _Ove
         key = jax.random.fold_in(jax.random.fold_in(key, EVALUATION), num_updates)
         values = over.algorithm.score(config, state, key, num_episodes=num_episodes)
         if "score" not in values:
-            raise ConfigError(f"score: must return a number called 'score', not only {', '.join(values) or 'none'}")
+            raise ConfigError(f"score: must hold a number called 'score', not only {', '.join(values) or 'none'}")
         return _numbers("score", values)
 
     return over.map(score, config, state, keys, axes=(0, 0))
@@ -201,8 +203,10 @@ def _numbers(what: str, values: dict[str, Any]) -> dict[str, Array]:
     """The values of one row as the record keeps them.
 
     Raises:
-        ConfigError: one is not a scalar, or has the name of one of the record's columns.
+        ConfigError: there is none, one is not a scalar, or has the name of one of the record's columns.
     """
+    if not values:
+        raise ConfigError(f"{what}: must hold at least one number")
     for name, value in values.items():
         if jnp.shape(value) != ():
             raise ConfigError(f"{what}[{name!r}]: must be a scalar, not an array of shape {jnp.shape(value)}")
