@@ -66,7 +66,7 @@ def _optimize_what_runs_long(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("slow") is None:
         yield
         return
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

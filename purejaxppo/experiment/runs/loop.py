@@ -179,6 +179,7 @@ def read_outcome(job: Job) -> Outcome:
         RunError: it is not finished, or its files are corrupt.
     """
     assert job.directory is not None
+    files.check_no_links(job.directory)
     path = job.directory / SUMMARY
     if not path.exists():
         raise RunError(f"directory={str(job.directory)!r}: must hold a finished run; resume it first")
@@ -188,8 +189,8 @@ def read_outcome(job: Job) -> Outcome:
     metrics, evaluations = read_metrics(job.directory), read_evaluations(job.directory)
     num_rows, num_updates = len(job.rows.keys), job.num_updates
     shapes = {values.shape for values in metrics.values()}
-    scores = {values.shape for name, values in evaluations.items() if name != "update"}
-    if shapes != {(num_rows, num_updates)} or scores - {(num_rows, len(job.evaluations))}:
+    scores = evaluations.get("score", np.empty((num_rows, 0)))
+    if shapes != {(num_rows, num_updates)} or scores.shape != (num_rows, len(job.evaluations)):
         raise RunError(f"{job.directory}: its record does not fit the configuration")
     try:
         seconds = {name: float(summary["seconds"][name]) for name in ("compile", "chunks", "evaluations")}

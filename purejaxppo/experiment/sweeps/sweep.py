@@ -150,7 +150,7 @@ def load_trials(directory: str | Path, *, algorithm: Algorithm = PPO, imports: S
     groups = _groups(what)
     check_programs(journal, len(groups))
     session = Session(what, journal, 0, no_callback, threading.Event())
-    results = [[loop.read_outcome(job) for job in _jobs(session, group, number)] for number, group in enumerate(groups)]
+    results = [[_read_batch(job) for job in _jobs(session, group, number)] for number, group in enumerate(groups)]
     return _trials(what, groups, results, journal)
 
 
@@ -203,16 +203,38 @@ def _train_group(session: Session, group: Group, number: int) -> list[Outcome]:
     return outcomes
 
 
+def _read_batch(job: Job) -> Outcome:
+    assert job.directory is not None
+    _check_no_links(job.directory)
+    return loop.read_outcome(job)
+
+
+def _check_no_links(batch: Path) -> None:
+    """Refuse symbolic links in place of a batch, or in it.
+
+    Raises:
+        RunError: there is one.
+    """
+    if batch.is_symlink():
+        raise RunError(f"{batch}: must not be a symbolic link")
+    files.check_no_links(batch)
+
+
 def _finished(job: Job) -> Outcome | None:
-    """What came of a batch; None where it is not finished or, which is logged, no longer whole."""
+    """Read what came of a batch; None where it is not finished or, which is logged, no longer whole."""
     if job.directory is None or not (job.directory / SUMMARY).exists():
         return None
     try:
-        files.check_no_links(job.directory)
-        return loop.read_outcome(job)
+        return _read_batch(job)
     except RunError as error:
-        log.warning("%s; it is trained anew", error)
+        _discard(job.directory, error)
         return None
+
+
+def _discard(batch: Path, error: RunError) -> None:
+    """Delete a batch that cannot be used, and log why."""
+    log.warning("%s; it is trained anew", error)
+    files.delete(batch)
 
 
 def _train_batch(session: Session, job: Job, programs: Programs | None) -> Outcome:
@@ -230,21 +252,20 @@ def _train_batch(session: Session, job: Job, programs: Programs | None) -> Outco
 
 
 def _recover(job: Job) -> checkpoints.Loaded | None:
-    """The newest whole checkpoint of a batch; what cannot be used is deleted, which is logged."""
+    """Find the newest whole checkpoint of a batch, and make its directory ready."""
     if job.directory is None:
         return None
     try:
-        files.check_no_links(job.directory)
-        found = None if (job.directory / SUMMARY).exists() else loop.newest(job)
+        _check_no_links(job.directory)
+        found = loop.newest(job)
         job.directory.mkdir(exist_ok=True)
         loop.clean(job, found)
+        return found
     except RunError as error:
-        log.warning("%s; it is trained anew", error)
-        files.delete(job.directory)
-        job.directory.mkdir()
-        found = None
-        loop.clean(job, found)
-    return found
+        _discard(job.directory, error)
+    job.directory.mkdir()
+    loop.clean(job, None)
+    return None
 
 
 @contextlib.contextmanager
