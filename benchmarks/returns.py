@@ -129,8 +129,8 @@ def cells(result: dict[str, Any]) -> list[str]:
     solved = sum(score >= result["target"] for score in result["returns"])
     return [
         result["preset"],
-        _number(iqm),
-        f"{_number(low)} to {_number(high)}",
+        number(iqm),
+        f"{number(low)} to {number(high)}",
         f"{solved} of {len(result['returns'])} >= {result['target']:.3g}",
         "" if best is None else f"{best:.4g}",
         "" if published is None else _words(published),
@@ -139,7 +139,7 @@ def cells(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits, without a power of ten."""
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
