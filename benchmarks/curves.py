@@ -10,7 +10,7 @@ import matplotlib.ticker
 import measure
 from matplotlib.figure import Figure
 
-from purejaxppo import GridWorld
+from purejaxppo import MLP, GridWorld
 
 CARTPOLE, DRAGONS, TREASURE = "CartPole-v1", "GridWorld-dragons", "GridWorld-treasure"
 LEAST_UPDATES, LEAST_STEPS = 8, 2**18  # of one call; the initialisation should not count for much
@@ -55,12 +55,12 @@ CURVES = {
         Line(
             f"{DRAGONS}, 1,024 environments",
             (16, 32, 64, 128, 256),
-            lambda n: case(DRAGONS, num_envs=1024, hidden_sizes=(n, n)),
+            lambda n: case(DRAGONS, num_envs=1024, network=MLP(hidden_sizes=(n, n))),
         ),
         Line(
             f"{CARTPOLE}, 64 environments",
             (16, 32, 64, 128, 256),
-            lambda n: case(CARTPOLE, num_envs=64, hidden_sizes=(n, n)),
+            lambda n: case(CARTPOLE, num_envs=64, network=MLP(hidden_sizes=(n, n))),
         ),
     ),
     "side of the map": (

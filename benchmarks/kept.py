@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import measure
 
-from purejaxppo import acting, networks, policies, ppo
+from purejaxppo.actor_critic import ActorCritic
+from purejaxppo.networks import layers
 
 COMMITTED = Path(__file__).parent / "results" / "throughput.json"
 CASES = (("GridWorld-dragons", 1024, 8), ("CartPole-v1", 1024, 2), ("CartPole-v1", 64, 16))  # the last: updates
@@ -51,15 +52,10 @@ def make_case(quick: bool, env: str, num_envs: int, updates: int) -> measure.Cas
 def plain_form() -> Iterator[None]:
     """What is compiled here has none of the means that make it fast."""
 
-    def whole(config: Any, params: Any) -> int:
-        return config.minibatch_size
-
     with (
-        mock.patch.object(policies, "uses_table", return_value=False),
-        mock.patch.object(acting, "uses_table", return_value=False),
-        mock.patch.object(acting, "rows_at_once", whole),
-        mock.patch.object(ppo, "rows_at_once", whole),
-        mock.patch.object(networks, "product", jnp.matmul),
+        mock.patch.object(ActorCritic, "uses_table", return_value=False),
+        mock.patch.object(ActorCritic, "microbatch_size", lambda networks, params, num_rows: num_rows),
+        mock.patch.object(layers, "product", jnp.matmul),
     ):
         jax.clear_caches()
         yield

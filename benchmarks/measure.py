@@ -20,11 +20,11 @@ from purejaxppo.costs import flops_per_step
 from purejaxppo.environments import name_of
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment.runs.provenance import provenance
-from purejaxppo.policies import uses_table
-from purejaxppo.ppo import TrainState, train
+from purejaxppo.networks import MLP
+from purejaxppo.ppo import TrainState, bind, train
 
 PRODUCTS = 4  # matrix products in one call of the peak
-QUICK: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,)}  # sizes of a smoke run
+QUICK: dict[str, Any] = {"num_envs": 2, "num_steps": 8, "network": MLP(hidden_sizes=(8,))}  # sizes of a smoke run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ def result(case: Case, program: Program, seconds: list[float], peak_gflops: floa
         "num_steps": case.config.num_steps,
         "num_epochs": case.config.num_epochs,
         "num_minibatches": case.config.num_minibatches,
-        "hidden_sizes": case.config.hidden_sizes,
+        "hidden_sizes": getattr(case.config.network, "hidden_sizes", None),
         "num_updates": case.config.num_updates,
         "num_seeds": case.num_seeds,
         "steps": case.planned_steps,
@@ -200,7 +200,7 @@ def result(case: Case, program: Program, seconds: list[float], peak_gflops: floa
         "seconds": seconds,
         "seconds_median": median,
         "steps_per_second": case.planned_steps / median,
-        "is_table": uses_table(case.config, case.config.minibatch_size),
+        "is_table": bind(case.config).uses_table(case.config.minibatch_size),
         "flops_per_step": flops,
         "fraction_of_peak": flops * case.planned_steps / median / (peak_gflops * 1e9),
     }

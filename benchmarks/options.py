@@ -12,12 +12,13 @@ import numpy as np
 from purejaxppo import Config, preset
 from purejaxppo.evaluation import greedy_return
 from purejaxppo.experiment.reports.statistics import iqm
+from purejaxppo.overrides import override
 from purejaxppo.ppo import train
 
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (  # a preset or a suite's environment, and what is changed
-    ("cartpole", {"dtype": "bfloat16"}),
-    ("breakout", {"dtype": "bfloat16"}),
-    ("breakout", {"shared_torso": True}),
+    ("cartpole", {"network.dtype": "bfloat16"}),
+    ("breakout", {"network.dtype": "bfloat16"}),
+    ("breakout", {"network.shared_torso": True}),
     ("breakout", {"reset_pool": 64}),
     ("asterix", {"reset_pool": 64}),
     ("random-gridworld", {"reset_pool": 256}),
@@ -53,7 +54,7 @@ def compare(name: str, change: dict[str, Any], flags: Flags) -> dict[str, Any]:
     base = Config(env=name, **OF_SUITE) if "/" in name else preset(name)
     if flags.quick:
         base = base.replace(num_envs=4, num_steps=8, total_timesteps=10**4)
-    configs = [base, base.replace(**change)]
+    configs = [base, override(base, change)]
     few = [config.replace(total_timesteps=4 * config.batch_size) for config in configs]
     programs = [measure.train_program(measure.Case(config)) for config in few]
     without, seconds = measure.interleave(programs, flags.repeats)

@@ -10,10 +10,9 @@ import measure
 import numpy as np
 
 from purejaxppo import Config, planning, preset
-from purejaxppo.evaluation import greedy_return
+from purejaxppo.evaluation import score
 from purejaxppo.experiment.reports import statistics
-from purejaxppo.policies import environment, knows_optimum, tabular_model
-from purejaxppo.ppo import train
+from purejaxppo.ppo import bind, train
 
 ZOO = "RL Baselines3 Zoo"  # benchmark.md, one run each
 GYMNAX = "gymnax"  # the checkpoints in its README
@@ -92,10 +91,9 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
     keys = jax.random.split(key_train, flags.num_seeds)
     state, _ = jax.block_until_ready(jax.jit(jax.vmap(train, in_axes=(None, 0)))(config, keys))
     seconds = time.perf_counter() - began
+    keys_evaluate = jax.random.split(key_evaluate, flags.num_seeds)
     returns = np.asarray(
-        jax.jit(jax.vmap(partial(greedy_return, config, num_episodes=flags.episodes)))(
-            state, jax.random.split(key_evaluate, flags.num_seeds)
-        )
+        jax.jit(jax.vmap(lambda *row: score(config, *row, num_episodes=flags.episodes)["score"]))(state, keys_evaluate)
     )
     best = optimum(config)
     target = row.target if best is None or row.target is not None else best - 0.01 * max(1.0, abs(best))
@@ -116,10 +114,10 @@ def result(row: Row, flags: Flags) -> dict[str, Any]:
 
 def optimum(config: Config) -> float | None:
     """The best possible return, where planning knows it."""
-    if not knows_optimum(config):
+    networks = bind(config)
+    if not networks.knows_optimum:
         return None
-    model, horizon = tabular_model(config), environment(config)[1].max_steps_in_episode
-    return float(planning.optimal_return(model, horizon))
+    return float(planning.optimal_return(networks.task.tabular_model(), networks.task.horizon))
 
 
 def cells(result: dict[str, Any]) -> list[str]:

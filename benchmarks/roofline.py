@@ -21,10 +21,9 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 
 from purejaxppo import Config, costs, init
-from purejaxppo.acting import rollout, values
-from purejaxppo.environments import interface
-from purejaxppo.policies import environment, network, rows_at_once, uses_table
-from purejaxppo.ppo import TrainState, collect, learn, to_batch
+from purejaxppo.acting import rollout
+from purejaxppo.networks import MLP
+from purejaxppo.ppo import TrainState, bind, collect, learn, to_batch
 
 CASES = (("GridWorld-dragons", 1024), ("CartPole-v1", 1024), ("CartPole-v1", 4), ("Breakout-MinAtar", 64))
 IN_CACHE = 2**16  # numbers that fit into a core's cache
@@ -35,7 +34,7 @@ WORD = 4  # bytes of a float32, or of random bits
 # Additions and multiplications, roughly: per sample of the advantages; per hidden unit forward and backward; per
 # parameter of Adam and the clip of the gradient; per sample and epoch of the loss and the shuffle.
 OF_GAE, OF_UNIT, OF_ADAM, OF_LOSS, OF_SHUFFLE = 10, 5, 20, 40, 80
-QUICK: dict[str, Any] = {"num_envs": 64, "num_steps": 8, "hidden_sizes": (8,)}  # sizes of a smoke run
+QUICK: dict[str, Any] = {"num_envs": 64, "num_steps": 8, "network": MLP(hidden_sizes=(8,))}  # sizes of a smoke run
 EXPLAINED = 0.5  # share of the time; a part of which less is explained is bound by waiting
 
 
@@ -110,14 +109,20 @@ def parts_of(config: Config) -> list[Part]:
     def state_of(key: Array) -> TrainState:
         return init(config, key)
 
-    act = jax.jit(partial(rollout, config))
+    networks = bind(config)
 
-    def advantages(agent: Any, runners: Any, transitions: Any) -> Any:
-        return to_batch(config, transitions, *values(config, agent, runners, transitions))
+    def act(agent: Any, runners: Any, key: Array) -> Any:
+        policy = networks.act(agent, table=networks.uses_table(config.batch_size))
+        return rollout(networks.task, policy, runners, key, num_steps=config.num_steps)
+
+    def advantages(agent: Any, before: Any, runners: Any, transitions: Any) -> Any:
+        piece = networks.microbatch_size(agent.params, config.minibatch_size)
+        value, next_value = networks.values(agent, transitions, before, runners, piece=piece)
+        return to_batch(config, networks, transitions, value, next_value)
 
     def acted(key: Array) -> Any:
         state = state_of(key)
-        return state.agent, *act(state.agent, state.runners, state.key)
+        return state.agent, state.runners, *jax.jit(act)(state.agent, state.runners, state.key)
 
     def collected(key: Array) -> Any:
         return state_of(key), jax.jit(advantages)(*acted(key)), key
@@ -127,11 +132,11 @@ def parts_of(config: Config) -> list[Part]:
         return state.agent, state.runners, state.key
 
     parts = [
-        Part("rollout", measure.compile_program(partial(rollout, config), started), rollout_need(config)),
+        Part("rollout", measure.compile_program(act, started), rollout_need(config)),
         Part("advantages", measure.compile_program(advantages, acted), advantages_need(config)),
         Part("learning", measure.compile_program(partial(learn, config), collected), learning_need(config)),
     ]
-    if uses_table(config, config.minibatch_size):
+    if bind(config).uses_table(config.minibatch_size):
         return parts
     need = learning_need(config)
     return [*parts, Part("networks", networks_program(config), Need(product=need.product, tanh=need.tanh))]
@@ -154,12 +159,20 @@ def sizes_of(config: Config) -> Sizes:
     _, transitions, batch = jax.eval_shape(partial(collect, config), state, state.key)
     return Sizes(
         costs.multiplied_weights(config),
-        costs.first_weights(config),
-        2 * sum(config.hidden_sizes),
+        first_weights(config),
+        2 * sum(config.network.hidden_sizes),
         sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         num_bytes(batch) // config.batch_size,
         num_bytes(transitions) // config.batch_size,
     )
+
+
+def first_weights(config: Config) -> int:
+    """Weights of the first layers, whose inputs need no gradient; 0 where they are looked up."""
+    state = jax.eval_shape(partial(init, config), jax.random.key(0))
+    if bind(config).task.num_observations is not None:
+        return 0
+    return sum(torso.layers[0].kernel.size for torso in state.params["params"]["networks"].torsos)
 
 
 def num_bytes(tree: Any) -> int:
@@ -170,13 +183,12 @@ def num_bytes(tree: Any) -> int:
 def rollout_need(config: Config) -> Need:
     """One forward pass per step, or per table; the environment's step; the transition is written."""
     sizes, rows = sizes_of(config), costs.network_rows(config, config.batch_size) / config.batch_size
-    env, env_params = environment(config)
-    key = jax.random.key(0)
-    _, env_state = jax.eval_shape(partial(interface.reset, env), key, env_params)
-    step = jax.jit(lambda key, state, action: interface.step(env, key, state, action, env_params))
+    task, key = bind(config).task, jax.random.key(0)
+    _, env_state = jax.eval_shape(task.reset, key)
+    step = jax.jit(task.step)
     arguments = key, env_state, jax.ShapeDtypeStruct((), jnp.int32)
     cost = step.lower(*arguments).cost_analysis()
-    num_actions = interface.action_space(env).n
+    num_actions = task.action_space.n
     return Need(
         product=2 * sizes.weights * rows,
         copy=sizes.transition,
@@ -231,14 +243,14 @@ def networks_program(config: Config) -> measure.Program:
 
     They come in the same pieces. There is no batch, no shuffle, no surrogate, and no optimiser.
     """
-    apply = network(config).apply
+    networks = bind(config)
     state = jax.eval_shape(partial(init, config), jax.random.key(0))
-    piece = rows_at_once(config, state.params)
+    piece = networks.microbatch_size(state.params, config.minibatch_size)
     num_pieces = config.batch_size * config.num_epochs // piece
-    features = jax.vmap(partial(interface.features, environment(config)[0]))
+    features = jax.vmap(networks.task.features)
 
     def loss(params: Any, x: Array) -> Array:
-        distribution, value = apply(params, x)
+        distribution, value = networks.module.apply(params, x)
         return jnp.sum(distribution.log_probs**2) + jnp.sum(value**2)
 
     def prepare(key: Array) -> tuple[Any, Array]:

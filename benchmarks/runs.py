@@ -16,7 +16,7 @@ import measure
 
 from purejaxppo import Config
 from purejaxppo.cli.progress import in_words
-from purejaxppo.experiment import Progress, Schedule, run
+from purejaxppo.experiment import Progress, RunOptions, run
 from purejaxppo.experiment.runs import files
 
 STEPS = 50_000_000
@@ -58,8 +58,8 @@ def cost(flags: Flags) -> list[dict[str, Any]]:
         for repeat in range(flags.repeats + 1):
             key = jax.random.key(repeat)
             bare.append(measure.call(program, key)[0])
-            runs["run"].append(call(config, key, Schedule(num_evaluations=0)))
-            runs["evaluated"].append(call(config, key, Schedule()))
+            runs["run"].append(call(config, key, RunOptions(num_evaluations=0)))
+            runs["evaluated"].append(call(config, key, RunOptions()))
         results.append(result(config, bare[1:], {name: calls[1:] for name, calls in runs.items()}))  # but the warm-up
     measure.print_table(HEADER, [cells(result) for result in results])
     print("growth: of the process's memory from the first to the last tenth of a run\n")
@@ -73,21 +73,21 @@ class Call(NamedTuple):
     growth: float  # MB
 
 
-def call(config: Config, key: jax.Array, schedule: Schedule) -> Call:
+def call(config: Config, key: jax.Array, options: RunOptions) -> Call:
     """Run it in a new directory, which is deleted, with its progress written to nowhere."""
     memory: list[float] = []
     with tempfile.TemporaryDirectory() as place, open(os.devnull, "w") as nowhere:
 
-        def watch(progress: Progress) -> None:
+        def callback(progress: Progress) -> None:
             print(in_words(progress), file=nowhere)
             if progress.num_updates >= progress.total_updates / 10:
                 memory.append(megabytes())
 
         directory = Path(place) / "run"
         begin = time.perf_counter()
-        jax.block_until_ready(run(config, key, directory, schedule=schedule, watch=watch)[0])
+        jax.block_until_ready(run(config, key, directory, options=options, callback=callback)[0])
         seconds = time.perf_counter() - begin
-        return Call(seconds - files.read_json(directory / files.ACCOUNT)["seconds"]["compile"], memory[-1] - memory[0])
+        return Call(seconds - files.read_json(directory / files.SUMMARY)["seconds"]["compile"], memory[-1] - memory[0])
 
 
 def result(config: Config, bare: list[float], runs: dict[str, list[Call]]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def megabytes() -> float:
 def starts(flags: Flags) -> list[dict[str, Any]]:
     """Seconds from the start of a process to its first update, imports included: with an empty cache, and after."""
     results = []
-    small = [f"--{name.replace('_', '-')}={value}" for name, value in measure.QUICK.items() if name != "hidden_sizes"]
+    small = [f"--{name.replace('_', '-')}={value}" for name, value in measure.QUICK.items() if name != "network"]
     for case in STARTS[-1:] if flags.quick else STARTS:
         with tempfile.TemporaryDirectory() as cache:
             seconds = [start([*case, *(small if flags.quick else [])], cache) for _ in range(flags.repeats + 1)]

@@ -17,11 +17,22 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def run(page: str) -> str:
-    """Run the page's Python blocks as one program; returns what they print."""
+    """Run the page's Python blocks as one program; returns what they print.
+
+    A block whose first line is a comment with a file's name is a part of that file, which is written before any runs.
+    """
     names: dict[str, Any] = {}
     printed = io.StringIO()
+    program = []
+    for block in blocks(page, "python"):
+        file = re.match(r"# (\w+\.py)\n", block)
+        if file is None:
+            program.append(block)
+        else:
+            with Path(file[1]).open("a") as part:
+                part.write(block)
     with contextlib.redirect_stdout(printed):
-        for block in blocks(page, "python"):
+        for block in program:
             exec(compile(block, "<page>", "exec"), names)
     return printed.getvalue()
 

@@ -1,6 +1,9 @@
 """Advantage estimation."""
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -14,26 +17,26 @@ def gae(
     gamma: float | Array,
     gae_lambda: float | Array,
 ) -> tuple[Array, Array]:
-    """Generalised advantage estimation (Schulman et al., 2016, equation 16) for one environment.
+    """Generalised advantage estimation (Schulman et al., 2016, equation 16).
 
         delta_t = r_t + gamma * (1 - terminated_t) * V(s'_t) - V(s_t)
         A_t     = delta_t + gamma * lambda * (1 - done_t) * A_{t+1}
 
     `s'_t` is the successor of `s_t` *before any reset*. Termination cuts the bootstrap, because nothing follows;
     truncation does not, because the episode would have gone on. Both (`done`) cut the sum over time, because the
-    next row belongs to another episode. Where both are set, `terminated` wins. `jax.vmap` it for more environments.
+    next row belongs to another episode. Where both are set, `terminated` wins.
 
     Args:
-        reward: `[T]`, `r_t`.
-        value: `[T]`, `V(s_t)`.
-        next_value: `[T]`, `V(s'_t)`.
-        terminated: `[T]`, booleans.
-        done: `[T]`, booleans, terminated or truncated.
+        reward: `[T, ...]`, `r_t`, the environments in any further axes.
+        value: `[T, ...]`, `V(s_t)`.
+        next_value: `[T, ...]`, `V(s'_t)`.
+        terminated: `[T, ...]`, booleans.
+        done: `[T, ...]`, booleans, terminated or truncated.
         gamma: discount factor in [0, 1].
         gae_lambda: in [0, 1]; 0 is the one-step temporal difference, 1 the Monte Carlo return minus the value.
 
     Returns:
-        `(advantage, target)`, each `[T]`; the target of the value function is `A_t + V(s_t)`.
+        `(advantage, target)`, each `[T, ...]`; the target of the value function is `A_t + V(s_t)`.
     """
     delta = reward + gamma * (1.0 - terminated) * next_value - value
     decay = gamma * gae_lambda * (1.0 - done)
@@ -43,5 +46,10 @@ def gae(
         advantage = delta + decay * advantage
         return advantage, advantage
 
-    _, advantage = jax.lax.scan(backward, jax.numpy.zeros_like(delta[0]), (delta, decay), reverse=True)
+    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
     return advantage, advantage + value
+
+
+# An estimator has the arguments and the results of `gae`.
+Advantage = Callable[..., tuple[Array, Array]]
+ADVANTAGES: dict[str, Advantage] = {"gae": gae}

@@ -1,19 +1,21 @@
 """The configuration of a training run."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from gymnax.environments import spaces
 from jax.core import Tracer
 
-from purejaxppo import environments
-from purejaxppo.environments import Environment, interface
+from purejaxppo import environments, networks
+from purejaxppo.advantages import ADVANTAGES, Advantage
+from purejaxppo.environments import Environment, make_task
 from purejaxppo.errors import ConfigError
-from purejaxppo.networks import Recurrent
-from purejaxppo.schedules import SCHEDULES
+from purejaxppo.networks import Network, Recurrent
+from purejaxppo.optimizers import OPTIMIZERS, MakeOptimizer
+from purejaxppo.schedules import SCHEDULES, Schedule
 from purejaxppo.settings import (
     COUNT,
     NON_NEGATIVE,
@@ -30,17 +32,11 @@ from purejaxppo.settings import (
     traced,
 )
 
-NETWORKS = ("mlp", "cnn", "gru")
-NETWORK = Constraint(
-    f"one of {', '.join(map(repr, NETWORKS))}, or a hashable flax module from one observation to (distribution, value)",
-    lambda x: (isinstance(x, nn.Module) and _is_hashable(x)) or (isinstance(x, str) and x in NETWORKS),
-    number=None,
-)
-# The built-in networks that a field makes a difference to.
-NETWORK_FIELDS = dict.fromkeys(
-    ("hidden_sizes", "activation", "layer_norm", "shared_torso", "squash_actions", "dtype"), NETWORKS
-) | {"channels": ("cnn",)}
 ABOVE_1 = Constraint("a finite number > 1", lambda x: x > 1)
+SCHEDULE = one_of(*SCHEDULES, or_else="a module-level function of progress")
+NAMES = Constraint(
+    "a sequence of words", lambda x: isinstance(x, tuple | list) and all(isinstance(y, str) for y in x), number=None
+)
 
 
 class Config(Settings):
@@ -63,32 +59,40 @@ class Config(Settings):
     num_epochs: int = static(4, "passes over the batch per update", COUNT)
     num_minibatches: int = static(4, "minibatches per epoch", COUNT)
 
-    network: Any = static("mlp", "networks: mlp, cnn, gru, or from Python a flax module", NETWORK)
-    hidden_sizes: tuple[int, ...] = static((64, 64), "width of each hidden layer of both networks")
-    activation: str = static("tanh", "activation of the hidden layers", one_of("tanh", "relu"))
-    layer_norm: bool = static(False, "normalise every hidden layer before its activation", SWITCH)
-    channels: tuple[int, ...] = static((16,), "channels of each 3x3 convolution, of the cnn")
-    shared_torso: bool = static(False, "one network with two heads in place of two networks", SWITCH)
-    squash_actions: bool = static(False, "bound continuous actions by tanh rather than by clipping", SWITCH)
-    dtype: str = static("float32", "what the hidden layers compute in", one_of("float32", "bfloat16"))
+    network: str | Network | nn.Module = static(
+        "mlp", "networks: mlp, cnn, gru, or from Python MLP(...), a flax module"
+    )
+    optimizer: str | MakeOptimizer = static(
+        "adam",
+        f"one of {', '.join(OPTIMIZERS)}, or from Python a function from a learning rate to an optax optimiser",
+        one_of(*OPTIMIZERS, or_else="a module-level function from a learning rate to an optax optimiser"),
+    )
+    advantage: str | Advantage = static(
+        "gae",
+        "advantage estimator: gae, or from Python a function with its arguments",
+        one_of(*ADVANTAGES, or_else="a module-level function with the arguments of gae"),
+    )
 
     normalize_obs: bool = static(False, "standardise observations by running statistics", SWITCH)
     normalize_reward: bool = static(False, "divide rewards by the spread of the discounted returns", SWITCH)
     normalize_advantage: bool = static(True, "standardise the advantages of each minibatch", SWITCH)
     clip_value: bool = static(False, "clip the change of the value like the ratio", SWITCH)
     exact_return: bool = static(False, "add the exact expected return to the metrics of every update", SWITCH)
+    info: Sequence[str] = static(
+        (), "numbers in the environment's info that are metrics: means at episodes' ends", NAMES
+    )
 
-    lr: Number = traced(2.5e-4, "learning rate of Adam", POSITIVE)
-    lr_schedule: str = static("linear", "how the learning rate goes to lr_end", one_of(*SCHEDULES))
+    lr: Number = traced(2.5e-4, "learning rate", POSITIVE)
+    lr_schedule: str | Schedule = static("linear", "schedule from lr to lr_end", SCHEDULE)
     lr_end: Number = traced(0.0, "learning rate at the end", NON_NEGATIVE)
     gamma: Number = traced(0.99, "discount factor", UNIT_INTERVAL)
     gae_lambda: Number = traced(0.95, "lambda of generalised advantage estimation", UNIT_INTERVAL)
     clip_eps: Number = traced(0.2, "how far the ratio may move from 1 before it is clipped", POSITIVE)
-    clip_eps_schedule: str = static("constant", "how the clip range goes to clip_eps_end", one_of(*SCHEDULES))
+    clip_eps_schedule: str | Schedule = static("constant", "schedule from clip_eps to clip_eps_end", SCHEDULE)
     clip_eps_end: Number = traced(0.0, "clip range at the end", NON_NEGATIVE)
     vf_coef: Number = traced(0.5, "weight of the value loss", NON_NEGATIVE)
     ent_coef: Number = traced(0.01, "weight of the entropy bonus", NON_NEGATIVE)
-    ent_coef_schedule: str = static("constant", "how the entropy bonus goes to ent_coef_end", one_of(*SCHEDULES))
+    ent_coef_schedule: str | Schedule = static("constant", "schedule from ent_coef to ent_coef_end", SCHEDULE)
     ent_coef_end: Number = traced(0.0, "weight of the entropy bonus at the end", NON_NEGATIVE)
     max_grad_norm: Number = traced(0.5, "global norm to which gradients are clipped", POSITIVE)
     target_kl: Number | None = traced(None, "approximate KL beyond which the update stops", optional(POSITIVE))
@@ -98,15 +102,45 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "env", environments.resolve(self.env))
-        object.__setattr__(self, "hidden_sizes", _widths("hidden_sizes", self.hidden_sizes))
-        object.__setattr__(self, "channels", _widths("channels", self.channels))
+        object.__setattr__(self, "network", networks.resolve(self.network))
+        object.__setattr__(self, "info", tuple(self.info))
         environments.check_supported(environments.make(self.env), self.env_params)
         self._check_environment()
         self._check_network()
+        self._check_schedules()
+        self._check_sizes()
+
+    def _check_environment(self) -> None:
+        """Refuse options that the environment cannot have."""
+        task = make_task(self.env)
+        if self.exact_return and not environments.is_tabular(task.env):
+            raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
+        if self.normalize_obs and task.num_observations is not None:
+            raise ConfigError.of("normalize_obs", True, f"False: the observations of env={self.env!r} are indices")
+        if self.reset_pool and not task.can_restart:
+            raise ConfigError.of("reset_pool", self.reset_pool, f"0: env={self.env!r} has no step without a reset")
+        if self.info:
+            task.check_info(self.info)
+
+    def _check_network(self) -> None:
+        """Refuse a network that does not fit."""
+        network, task = self.network, make_task(self.env)
+        if isinstance(network, Network):
+            network.check(task.action_space, task.observation_space)
+        has_memory = network.is_recurrent if isinstance(network, Network) else isinstance(network, Recurrent)
+        if has_memory and self.num_envs % self.num_minibatches:
+            allowed = f"a divisor of num_envs = {self.num_envs}, as a network with a memory learns from sequences"
+            raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)
+
+    def _check_schedules(self) -> None:
+        """Refuse ends that no schedule goes to."""
         for name in ("lr", "clip_eps", "ent_coef"):
             end = getattr(self, f"{name}_end")
             if getattr(self, f"{name}_schedule") == "constant" and not isinstance(end, Tracer) and np.any(end):
-                raise ConfigError.of(f"{name}_end", end, f"0 unless {name}_schedule is linear or cosine")
+                raise ConfigError.of(f"{name}_end", end, f"0 unless {name}_schedule goes to it")
+
+    def _check_sizes(self) -> None:
+        """Refuse sizes that do not fit together."""
         if self.batch_size >= 2**31:
             raise ConfigError.of("num_envs", self.num_envs, f"below 2**31 / num_steps = {2**31 // self.num_steps}")
         if self.batch_size % self.num_minibatches:
@@ -115,47 +149,6 @@ class Config(Settings):
         if self.total_timesteps < self.batch_size:
             allowed = f"at least num_envs * num_steps = {self.batch_size}, one update"
             raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
-
-    def _check_environment(self) -> None:
-        """Refuse options that the environment cannot have."""
-        env = environments.make(self.env)
-        if self.exact_return and not environments.is_tabular(env):
-            raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
-        action_space = interface.action_space(env)
-        if self.squash_actions and not isinstance(action_space, spaces.Box):
-            raise ConfigError.of("squash_actions", True, f"False: the actions of env={self.env!r} are not continuous")
-        if self.squash_actions and not np.all(np.isfinite([*np.ravel(action_space.low), *np.ravel(action_space.high)])):
-            raise ConfigError.of("squash_actions", True, f"False: the actions of env={self.env!r} have no bounds")
-        if self.normalize_obs and interface.num_observations(env) is not None:
-            raise ConfigError.of("normalize_obs", True, f"False: the observations of env={self.env!r} are indices")
-        if self.reset_pool and not interface.can_restart(env):
-            raise ConfigError.of("reset_pool", self.reset_pool, f"0: env={self.env!r} has no step without a reset")
-
-    def _check_network(self) -> None:
-        """Refuse options that make no difference to the network, and a network that does not fit."""
-        used = {name for name, networks in NETWORK_FIELDS.items() if self.network in networks}
-        for field in dataclasses.fields(self):
-            if field.name in NETWORK_FIELDS.keys() - used and getattr(self, field.name) != field.default:
-                allowed = f"{field.default!r}, which is not used, with network={self.network!r}"
-                raise ConfigError.of(field.name, getattr(self, field.name), allowed)
-        env = environments.make(self.env)
-        if self.network == "cnn":
-            shape = getattr(interface.observation_space(env), "shape", ())
-            least = 2 * len(self.channels) + 1
-            if len(shape) != 3 or min(shape[:2]) < least:
-                allowed = f"for images of at least {least}x{least}, but env={self.env!r} observes {shape}"
-                raise ConfigError.of("network", "cnn", allowed)
-        for name, network in (("hidden_sizes", "gru"), ("channels", "cnn")):
-            if self.network == network and not getattr(self, name):
-                raise ConfigError.of(name, (), f"not empty, with network={network!r}")
-        if self.layer_norm and not self.hidden_sizes:
-            raise ConfigError.of("layer_norm", True, "False: there are no hidden layers")
-        if self.shared_torso and not self.hidden_sizes and self.network == "mlp":
-            raise ConfigError.of("shared_torso", True, "False: there are no hidden layers to share")
-        has_memory = isinstance(self.network, Recurrent) or self.network == "gru"
-        if has_memory and self.num_envs % self.num_minibatches:
-            allowed = f"a divisor of num_envs = {self.num_envs}, as a network with a memory learns from sequences"
-            raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)
 
     @property
     def batch_size(self) -> int:
@@ -190,22 +183,3 @@ def check_config(config: Any) -> None:
     if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
         why = "means over episodes are NaN where none ended; num_skipped counts gradients that are not finite"
         raise ConfigError(f"jax_debug_nans: must be off for training: {why}")
-
-
-def _is_hashable(x: Any) -> bool:
-    try:
-        hash(x)
-    except TypeError:
-        return False
-    return True
-
-
-def _widths(name: str, sizes: Any) -> tuple[int, ...]:
-    """A tuple of positive integers; the empty tuple means no layer."""
-    allowed = "a sequence of integers >= 1"
-    if not isinstance(sizes, tuple | list):
-        raise ConfigError.of(name, sizes, allowed)
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError.of(name, sizes, allowed)
-    return tuple(sizes)

@@ -1,6 +1,8 @@
 """Probability distributions over actions, as pytrees of arrays.
 
-Each has `sample`, `log_prob`, `mode`, `entropy`, `masked` and `to_env`, see `Distribution`.
+Each has `sample`, `log_prob`, `mode`, `entropy`, `masked` and `to_env`, see `Distribution`. The built-in networks also
+ask its class how many numbers it takes for a space of actions: `num_params` that depend on the observation (None where
+it does not suit the space), `num_free` that do not; `from_params` makes it of both.
 """
 
 import math
@@ -11,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from purejaxppo.errors import ConfigError
 
 LOG_2PI = math.log(2 * math.pi)
 # Nodes and weights of a quadrature that is exact for polynomials of degree 63 times a standard normal density.
@@ -100,6 +104,21 @@ class Categorical(NamedTuple):
         """The action as it is."""
         return action
 
+    @classmethod
+    def num_params(cls, space: Any) -> int | None:
+        """One logit for each action of `Discrete`."""
+        return int(space.n) if hasattr(space, "n") else None
+
+    @classmethod
+    def num_free(cls, space: Any) -> int:
+        """None."""
+        return 0
+
+    @classmethod
+    def from_params(cls, params: Array, free: Array | None, space: Any) -> Self:
+        """Of logits `[..., A]`."""
+        return cls.from_logits(params)
+
 
 class MultiCategorical(NamedTuple):
     """`K` independent choices: an action is int32 `[..., K]`."""
@@ -142,6 +161,23 @@ class MultiCategorical(NamedTuple):
         """The action as it is."""
         return action
 
+    @classmethod
+    def num_params(cls, space: Any) -> int | None:
+        """As many logits for each choice of `MultiDiscrete` as the largest has."""
+        sizes = getattr(space, "num_categories", None)
+        return None if sizes is None else len(sizes) * max(sizes)
+
+    @classmethod
+    def num_free(cls, space: Any) -> int:
+        """None."""
+        return 0
+
+    @classmethod
+    def from_params(cls, params: Array, free: Array | None, space: Any) -> Self:
+        """Of logits `[..., K * C]`."""
+        logits = params.reshape(*params.shape[:-1], len(space.num_categories), -1)
+        return cls.from_logits(logits, space.num_categories)
+
 
 class DiagGaussian(NamedTuple):
     """Independent normal numbers, `D` of them. Its log-probabilities are of what was sampled, before any clipping."""
@@ -170,17 +206,32 @@ class DiagGaussian(NamedTuple):
         return self.mean
 
     def masked(self, mask: Array) -> Self:
-        """Not possible.
+        """Refuse: only choices can be masked.
 
         Raises:
-            ValueError: always; only choices can be masked.
+            ConfigError: always.
         """
-        raise ValueError("a mask of actions needs discrete actions")
+        raise ConfigError("action_mask: must be None for continuous actions; only choices can be masked")
 
     def to_env(self, action: Array, space: Any) -> Array:
         """Clipped to the box."""
         action = action.reshape(*action.shape[:-1], *space.shape)
         return jnp.clip(action, *_bounds(space, action.shape))
+
+    @classmethod
+    def num_params(cls, space: Any) -> int | None:
+        """A mean for each number of `Box`."""
+        return math.prod(space.shape) if hasattr(space, "low") else None
+
+    @classmethod
+    def num_free(cls, space: Any) -> int:
+        """A logarithm of the standard deviation for each number."""
+        return math.prod(space.shape)
+
+    @classmethod
+    def from_params(cls, params: Array, free: Array | None, space: Any) -> Self:
+        """Of means `[..., D]` and logarithms of standard deviations `[D]`."""
+        return cls(params, jnp.broadcast_to(0.0 if free is None else free, params.shape))
 
 
 class TanhGaussian(NamedTuple):
@@ -199,7 +250,7 @@ class TanhGaussian(NamedTuple):
         By quadrature, which is within 0.002 of it for standard deviations up to e.
         """
         x = self.normal.mean[..., None] + jnp.multiply.outer(jnp.exp(self.normal.log_std), jnp.float32(NODES))
-        narrowing = jnp.dot(log_slope(x), jnp.float32(WEIGHTS / WEIGHTS.sum()), precision="highest")
+        narrowing = jnp.dot(log_det_jacobian(x), jnp.float32(WEIGHTS / WEIGHTS.sum()), precision="highest")
         return self.normal.entropy + jnp.sum(narrowing, axis=-1)
 
     def sample(self, uniform: Array) -> Array:
@@ -208,7 +259,7 @@ class TanhGaussian(NamedTuple):
 
     def log_prob(self, action: Array) -> Array:
         """Of the `tanh` of `action`, `[...]`."""
-        return self.normal.log_prob(action) - jnp.sum(log_slope(action), axis=-1)
+        return self.normal.log_prob(action) - jnp.sum(log_det_jacobian(action), axis=-1)
 
     def mode(self) -> Array:
         """The normal's mean, `[..., D]`: the median, whose `tanh` is the median as well."""
@@ -224,6 +275,22 @@ class TanhGaussian(NamedTuple):
         low, high = _bounds(space, share.shape)
         return jnp.clip((1 - share) * low + share * high, low, high)
 
+    @classmethod
+    def num_params(cls, space: Any) -> int | None:
+        """As `DiagGaussian`, for a `Box` that has bounds."""
+        bounds = [*np.ravel(getattr(space, "low", np.inf)), *np.ravel(getattr(space, "high", np.inf))]
+        return DiagGaussian.num_params(space) if np.all(np.isfinite(bounds)) else None
+
+    @classmethod
+    def num_free(cls, space: Any) -> int:
+        """As `DiagGaussian`."""
+        return DiagGaussian.num_free(space)
+
+    @classmethod
+    def from_params(cls, params: Array, free: Array | None, space: Any) -> Self:
+        """As `DiagGaussian`."""
+        return cls(DiagGaussian.from_params(params, free, space))
+
 
 def _bounds(space: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """The lowest and the highest numbers of a box, for actions of a shape."""
@@ -231,6 +298,30 @@ def _bounds(space: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     return low, high
 
 
-def log_slope(x: Array) -> Array:
+def log_det_jacobian(x: Array) -> Array:
     """`log(1 - tanh(x)^2)`, without cancellation: `2 (log 2 - x - softplus(-2 x))`."""
     return 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))
+
+
+# Distributions of the built-in networks by name, the first that suits a space being its default.
+DISTRIBUTIONS: dict[str, Any] = {
+    "categorical": Categorical,
+    "multi_categorical": MultiCategorical,
+    "gaussian": DiagGaussian,
+    "tanh_gaussian": TanhGaussian,
+}
+
+
+def distribution_for(space: Any, name: str = "auto") -> Any:
+    """The class of that name, or for "auto" the first that suits the space.
+
+    Raises:
+        ConfigError: it does not suit the space.
+    """
+    suitable = {own: kind for own, kind in DISTRIBUTIONS.items() if kind.num_params(space) is not None}
+    if name == "auto":
+        return next(iter(suitable.values()))
+    if name not in suitable:
+        allowed = f"one of {', '.join(map(repr, ['auto', *suitable]))}, for the actions {space}"
+        raise ConfigError.of("distribution", name, allowed)
+    return suitable[name]

@@ -8,23 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from purejaxppo import planning
-from purejaxppo.acting import Runner, start
+from purejaxppo._jit import jit
+from purejaxppo.acting import Policy, Runner, start
 from purejaxppo.config import Config
-from purejaxppo.environments import interface, make
+from purejaxppo.environments import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
-from purejaxppo.policies import (
-    Policy,
-    environment,
-    event_shape,
-    initial_memory,
-    is_recurrent,
-    knows_optimum,
-    policy,
-    policy_in,
-    tabular_model,
-)
-from purejaxppo.ppo import TrainState
+from purejaxppo.ppo import TrainState, bind
 from purejaxppo.settings import COUNT, check_static
 
 # Folded into the evaluation's key, so that a key which also trained gives other random numbers here. Training splits
@@ -39,7 +29,7 @@ class Evaluation(NamedTuple):
     episode_length: Array  # [num_episodes], int32, steps
 
 
-@partial(jax.jit, static_argnames=("num_episodes", "greedy"))
+@jit(static_argnames=["num_episodes", "greedy"])
 def evaluate(
     config: Config, state: TrainState, key: Array, *, num_episodes: int = 128, greedy: bool = True
 ) -> Evaluation:
@@ -54,45 +44,37 @@ def evaluate(
         greedy: take the most probable action; otherwise sample.
 
     Raises:
-        ConfigError: `num_episodes` is not a positive integer, or the key is not a single typed key.
+        ConfigError: `num_episodes` is not a positive integer, the key is not a single typed key, or the state is of
+            many agents.
     """
     num_episodes = check_static("num_episodes", num_episodes, COUNT)
     check_key(key)
-    env, env_params = environment(config)
-    act_in = policy(config, state.agent, num_rows=num_episodes * config.num_steps)
-    space = interface.action_space(env)
-    uniforms = (num_episodes, *event_shape(config))
+    check_single(state)
+    networks = bind(config)
+    task = networks.task
+    act = networks.act(state.agent, table=networks.can_tabulate)
+    uniforms = (num_episodes, *task.event_shape)
 
     def step(runner: Runner, action: Array, memory: Any, key: Array) -> tuple[Runner, Array]:
-        step = interface.step(env, key, runner.env_state, action, env_params)
+        result = task.step(key, runner.env_state, action)
         length = runner.episode_length + 1
-        return Runner(step.state, step.obs, memory, runner.episode_return + step.reward, length), step.done
+        return Runner(result.state, result.obs, memory, runner.episode_return + result.reward, length), result.done
 
     def step_all(carry: tuple[Runner, Evaluation, Array, Array]) -> tuple[Runner, Evaluation, Array, Array]:
         runners, episodes, playing, key = carry
         key_action, key_env, key = jax.random.split(key, 3)
-        now, memory = act_in(runners.obs, runners.memory)  # the first episode is the only one that counts: no reset
-        actions = _choose(now, space, None if greedy else jax.random.uniform(key_action, uniforms))
+        policy, memory = act(runners.obs, runners.memory)  # the first episode is the only one that counts: no reset
+        actions = _choose(policy, task, None if greedy else jax.random.uniform(key_action, uniforms))
         runners, done = jax.vmap(step)(runners, actions, memory, jax.random.split(key_env, num_episodes))
         so_far = Evaluation(runners.episode_return, runners.episode_length)
         episodes = jax.tree.map(partial(jnp.where, playing), so_far, episodes)
         return runners, episodes, playing & ~done, key
 
     key_start, key = jax.random.split(jax.random.fold_in(key, EVALUATION))
-    runners = jax.vmap(partial(start, config))(jax.random.split(key_start, num_episodes))
+    runners = jax.vmap(partial(start, task, memory=networks.initial_memory))(jax.random.split(key_start, num_episodes))
     episodes = Evaluation(runners.episode_return, runners.episode_length)
     carry = runners, episodes, jnp.ones(num_episodes, bool), key
     return jax.lax.while_loop(lambda carry: jnp.any(carry[2]), step_all, carry)[1]
-
-
-def greedy_return(config: Config, state: TrainState, key: Array, *, num_episodes: int = 128) -> Array:
-    """What an episode of the greedy policy returns, `[]`.
-
-    It is exact where the environment's model is known, and otherwise the mean of so many episodes drawn with `key`.
-    """
-    if knows_optimum(config):
-        return optimality(config, state).expected_return
-    return jnp.mean(evaluate(config, state, key, num_episodes=num_episodes).episode_return)
 
 
 def score(config: Config, state: TrainState, key: Array, *, num_episodes: int = 128) -> dict[str, Array]:
@@ -112,7 +94,7 @@ def score(config: Config, state: TrainState, key: Array, *, num_episodes: int = 
         episodes = evaluate(config, state, key_episodes, num_episodes=num_episodes, greedy=name == "greedy")
         values[f"{name}_return"] = jnp.mean(episodes.episode_return)
         values[f"{name}_length"] = jnp.mean(episodes.episode_length, dtype=jnp.float32)
-    values |= optimality(config, state)._asdict() if knows_optimum(config) else {}
+    values |= optimality(config, state)._asdict() if bind(config).knows_optimum else {}
     return {"score": values.get("expected_return", values["greedy_return"])} | values
 
 
@@ -127,7 +109,7 @@ class Optimality(NamedTuple):
     optimal_fraction: Array  # [], share of states where the greedy action is optimal for the discount factor
 
 
-@partial(jax.jit, static_argnames=("greedy",))
+@jit(static_argnames=["greedy"])
 def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Optimality:
     """Compare the policy of `state` with the exact solution of its environment.
 
@@ -139,11 +121,12 @@ def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Opt
         greedy: whether the returns are those of the most probable actions; otherwise of the sampled ones.
 
     Raises:
-        ConfigError: the environment's model is not known, see `environments.tabulate`.
+        ConfigError: the environment's model is not known, see `environments.tabulate`, or the state is of many agents.
     """
-    model = tabular_model(config)
-    horizon = environment(config)[1].max_steps_in_episode
-    policy, value = policy_in(config, state.agent, model)
+    check_single(state)
+    networks = bind(config)
+    model, horizon = networks.task.tabular_model(), networks.task.horizon
+    policy, value = networks.in_model(state.agent, model)
     mode = jnp.argmax(policy, axis=-1)
     played = jax.nn.one_hot(mode, policy.shape[-1]) if greedy else policy
     best, achieved = planning.optimal_return(model, horizon), planning.expected_return(model, played, horizon)
@@ -161,69 +144,58 @@ def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Opt
     )
 
 
-@jax.jit
-def act(config: Config, state: TrainState, obs: Any, key: Array | None = None) -> Array:
+@jit()
+def act(config: Config, state: TrainState, obs: Any, memory: Any = None, key: Array | None = None) -> tuple[Array, Any]:
     """The policy's action: the most probable one, or one drawn with `key`.
 
     Args:
         obs: one observation, or a batch with any leading axes, as the environment emits them.
+        memory: what the last call returned, with the leading axes of `obs`; None at the beginning of an episode.
         key: one typed key, consumed; None is greedy.
 
     Returns:
-        What the environment takes, with the leading axes of `obs`: int32 for choices, float32 in the box otherwise.
+        `(action, memory)`: what the environment takes, with the leading axes of `obs`, int32 for choices and float32 in
+        the box otherwise; and the network's memory after it, `()` where it has none.
 
     Raises:
-        ConfigError: the shape of `obs` does not end in that of the environment's observations, or the network has a
-            memory; see `act_with_memory`.
+        ConfigError: the shape of `obs` does not end in that of the environment's observations, or the state is of many
+            agents.
     """
-    if is_recurrent(config):
-        raise ConfigError.of("network", config.network, "one without a memory; for others there is act_with_memory")
-    return _act(config, state, obs, None, key)[0]
-
-
-@jax.jit
-def act_with_memory(
-    config: Config, state: TrainState, obs: Any, memory: Any = None, key: Array | None = None
-) -> tuple[Array, Any]:
-    """`act` for a network with a memory.
-
-    Args:
-        obs: as for `act`.
-        memory: what the last call returned, with the leading axes of `obs`; None at the beginning of an episode.
-        key: as for `act`.
-
-    Returns:
-        `(action, memory)`.
-
-    Raises:
-        ConfigError: the shape of `obs` does not end in that of the environment's observations.
-    """
-    return _act(config, state, obs, memory, key)
-
-
-def _act(config: Config, state: TrainState, obs: Any, memory: Any, key: Array | None) -> tuple[Array, Any]:
-    """Actions and the memories after them, with any leading axes."""
-    env = make(config.env)
-    leading = _leading(config, obs)
+    check_single(state)
+    networks = bind(config)
+    task, leading = networks.task, _leading(networks.task, obs)
     if key is not None:
         check_key(key)
     if memory is None:
-        memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, leading + leaf.shape), initial_memory(config))
-    as_rows = partial(jax.tree.map, lambda leaf: leaf.reshape(-1, *leaf.shape[len(leading) :]))
-    rows, memory_rows = as_rows((interface.typed(env, obs), memory))
-    now, new_memory = policy(config, state.agent, num_rows=1)(rows, memory_rows)
-    uniform = None if key is None else jax.random.uniform(key, (now.value.size, *event_shape(config)))
-    action = _choose(now, interface.action_space(env), uniform)
+        memory = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, leading + leaf.shape), networks.initial_memory)
+    rows, memory_rows = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[len(leading) :]), (task.typed(obs), memory)
+    )
+    policy, new_memory = networks.step(state.agent, rows, memory_rows)
+    uniform = None if key is None else jax.random.uniform(key, (policy.value.size, *task.event_shape))
+    action = _choose(policy, task, uniform)
     return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), (action, new_memory))
 
 
-def _leading(config: Config, obs: Any) -> tuple[int, ...]:
+def check_single(state: TrainState) -> None:
+    """Refuse the states of many agents where one is meant.
+
+    Raises:
+        ConfigError: the state has a leading axis.
+    """
+    if state.num_updates.ndim:
+        one = "jax.tree.map(lambda leaf: leaf[0], state)"
+        shape = list(state.num_updates.shape)
+        raise ConfigError(f"state: must be of one agent, not of {shape}; {one} is the first, jax.vmap maps over all")
+
+
+def _leading(task: Task, obs: Any) -> tuple[int, ...]:
     """The axes of observations before those of a single one.
 
     Raises:
         ConfigError: they are not shaped like the environment's.
     """
-    spec = interface.obs_spec(make(config.env))
+    spec = task.obs_spec
     expected: Any = jax.tree.structure(spec)
     if jax.tree.structure(obs) != expected:
         raise ConfigError(f"obs: must be structured like {jax.tree.map(lambda leaf: leaf.shape, spec)}")
@@ -239,6 +211,9 @@ def _leading(config: Config, obs: Any) -> tuple[int, ...]:
     return found.pop()
 
 
-def _choose(now: Policy, space: Any, uniform: Array | None) -> Array:
+def _choose(policy: Policy, task: Task, uniform: Array | None) -> Array:
     """The mode, or a sample, as the environment takes it."""
-    return now.action.to_env(now.action.mode() if uniform is None else now.action.sample(uniform), space)
+    distribution = policy.distribution
+    return distribution.to_env(
+        distribution.mode() if uniform is None else distribution.sample(uniform), task.action_space
+    )

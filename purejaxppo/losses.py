@@ -1,5 +1,6 @@
 """The clipped surrogate loss of PPO and its diagnostics."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Batch(NamedTuple):
     target: Array  # [B], what V(s) is fitted to
     done: Any = ()  # [N, T], where an episode ended, if there is a memory
     memory: Any = ()  # [N, ...], before each sequence, if there is one
+    weight: Any = ()  # [B], of mean 1, in everything but the value loss; () weighs all samples alike
 
 
 def ppo_loss(
@@ -51,7 +53,8 @@ def ppo_loss(
         log_prob: `[B]`, log-probability of `batch.action` under the policy that learns.
         entropy: `[B]`, entropy of that policy in nats.
         value: `[B]`, value estimates of the network that learns.
-        batch: `[B]`, what was collected; advantages are used as they are.
+        batch: `[B]`, what was collected; advantages are used as they are. Where it has weights, they multiply every
+            sample's part in the means, but for the value loss: a sample of weight 0 still teaches the value.
 
     Returns:
         `(loss, metrics)`: scalars, with metrics `policy_loss`, `value_loss`, `entropy`, `approx_kl` (the estimator
@@ -59,11 +62,8 @@ def ppo_loss(
     """
     log_ratio = log_prob - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
-    surrogate = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
-    if dual_clip is not None:
-        surrogate = jnp.where(batch.advantage < 0, jnp.maximum(surrogate, dual_clip * batch.advantage), surrogate)
-    policy_loss = -jnp.mean(surrogate)
+    mean = partial(weighted_mean, weight=batch.weight)
+    policy_loss = -mean(clipped_surrogate(ratio, batch.advantage, clip_eps, dual_clip))
 
     squared_error = _square(value - batch.target, huber_delta)
     if clip_value:
@@ -71,15 +71,33 @@ def ppo_loss(
         squared_error = jnp.maximum(squared_error, _square(near - batch.target, huber_delta))
     value_loss = 0.5 * jnp.mean(squared_error)  # the half inside the mean would make an update 5% slower on a CPU
 
-    mean_entropy = jnp.mean(entropy)
+    mean_entropy = mean(entropy)
     loss = policy_loss + vf_coef * value_loss - ent_coef * mean_entropy
     return loss, {
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": mean_entropy,
-        "approx_kl": jnp.mean(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1, exact where it is small
-        "clip_fraction": jnp.mean(jnp.abs(ratio - 1.0) > clip_eps, dtype=ratio.dtype),
+        "approx_kl": mean(jnp.expm1(log_ratio) - log_ratio),  # ratio - 1, exact where it is small
+        "clip_fraction": mean((jnp.abs(ratio - 1.0) > clip_eps).astype(ratio.dtype)),
     }
+
+
+def clipped_surrogate(
+    ratio: Array, advantage: Array, clip_eps: float | Array, dual_clip: float | Array | None = None
+) -> Array:
+    """The objective per sample, Schulman et al. (2017), equation 7; with `dual_clip`, Ye et al. (2020), equation 5.
+
+    Args:
+        ratio: `[...]`, how much more probable the action is than when it was taken.
+        advantage: `[...]`.
+        clip_eps: the ratio is clipped to `1 - clip_eps` to `1 + clip_eps`.
+        dual_clip: None, or a number above 1: a negative advantage counts at most so many times.
+    """
+    clipped = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+    surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+    if dual_clip is None:
+        return surrogate
+    return jnp.where(advantage < 0, jnp.maximum(surrogate, dual_clip * advantage), surrogate)
 
 
 def _square(error: Array, huber_delta: float | Array | None) -> Array:
@@ -87,11 +105,25 @@ def _square(error: Array, huber_delta: float | Array | None) -> Array:
     return error**2 if huber_delta is None else 2 * optax.losses.huber_loss(error, delta=huber_delta)
 
 
-def standardize(x: Array) -> Array:
-    """`x` shifted and scaled to mean 0 and standard deviation 1."""
-    centred = x - jnp.mean(x)
-    centred -= jnp.mean(centred)  # what rounding left: a constant becomes 0, not noise of size 1
-    return centred / (jnp.std(centred) + 1e-8)
+def weighted_mean(x: Array, weight: Any = ()) -> Array:
+    """The mean of `weight * x`; of `x`, where there are no weights."""
+    return jnp.mean(x) if isinstance(weight, tuple) else jnp.mean(weight * x)
+
+
+def standardize(x: Array, weight: Any = ()) -> Array:
+    """`x` shifted and scaled to mean 0 and standard deviation 1.
+
+    With weights of mean 1, these are the weighted mean and deviation; they must not be negative.
+    """
+    centred = x - weighted_mean(x, weight)
+    centred -= weighted_mean(centred, weight)  # what rounding left: a constant becomes 0, not noise of size 1
+    spread = jnp.std(centred) if isinstance(weight, tuple) else jnp.sqrt(weighted_mean(centred**2, weight))
+    return centred / (spread + 1e-8)
+
+
+def normalize_weight(weight: Array) -> Array:
+    """Weights that are not negative, scaled to mean 1; all 0 stay 0."""
+    return weight / jnp.maximum(jnp.mean(weight), jnp.finfo(weight.dtype).tiny)
 
 
 def explained_variance(value: Array, target: Array) -> Array:

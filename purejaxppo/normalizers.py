@@ -25,14 +25,14 @@ class RewardScale(NamedTuple):
     discounted: Array  # [N], the sum of discounted rewards of each episode under way
 
 
-def no_moments(like: Any) -> Moments:
-    """Nothing seen yet, of pytrees like `like`."""
+def init_moments(like: Any) -> Moments:
+    """The moments before anything is seen, of pytrees like `like`."""
     floats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
     return Moments(jnp.zeros(()), floats, jax.tree.map(jnp.ones_like, floats))
 
 
-def add(moments: Moments, batch: Any) -> Moments:
-    """The moments with a batch `[B, ...]` added (Chan et al., 1979, "Updating formulae", equation 2.1)."""
+def update_moments(moments: Moments, batch: Any) -> Moments:
+    """Add a batch `[B, ...]` to the moments (Chan et al., 1979, "Updating formulae", equation 2.1)."""
     size = jax.tree.leaves(batch)[0].shape[0]
     seen = moments.seen + size
     share = size / seen
@@ -58,9 +58,9 @@ def normalize(moments: Moments, x: Any) -> Any:
     return jax.tree.map(scale, x, moments.mean, moments.variance)
 
 
-def no_reward_scale(num_envs: int) -> RewardScale:
-    """Nothing seen yet."""
-    return RewardScale(no_moments(jnp.zeros(())), jnp.zeros(num_envs))
+def init_reward_scale(num_envs: int) -> RewardScale:
+    """The scale before anything is seen."""
+    return RewardScale(init_moments(jnp.zeros(())), jnp.zeros(num_envs))
 
 
 def scale_rewards(scale: RewardScale, reward: Array, done: Array, gamma: float | Array) -> tuple[RewardScale, Array]:
@@ -81,6 +81,6 @@ def scale_rewards(scale: RewardScale, reward: Array, done: Array, gamma: float |
         return jnp.where(done, 0.0, total), total
 
     discounted, totals = jax.lax.scan(step, scale.discounted, (reward, done))
-    moments = add(scale.moments, totals.reshape(-1))
+    moments = update_moments(scale.moments, totals.reshape(-1))
     scaled = reward * jax.lax.rsqrt(moments.variance + EPSILON)
     return RewardScale(moments, discounted), jnp.clip(scaled, -LARGEST, LARGEST)

@@ -1,5 +1,6 @@
-"""Proximal Policy Optimization (Schulman et al., 2017), Algorithm 1: train, init, update, learn."""
+"""Proximal Policy Optimization (Schulman et al., 2017), Algorithm 1: train, init, update, collect, learn."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,28 +9,21 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from purejaxppo.acting import Runner, Transition, rollout, start, values
-from purejaxppo.advantages import gae
+from purejaxppo._jit import jit
+from purejaxppo.acting import Runner, Transition, rollout, start
+from purejaxppo.actor_critic import ActorCritic, Agent
+from purejaxppo.advantages import ADVANTAGES
 from purejaxppo.config import Config, check_config
+from purejaxppo.environments import make_task
+from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
-from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
-from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, scale_rewards
+from purejaxppo.learning import Metrics, minimize
+from purejaxppo.losses import Batch, explained_variance, normalize_weight, ppo_loss, standardize
+from purejaxppo.normalizers import Moments, init_moments, init_reward_scale, scale_rewards, update_moments
+from purejaxppo.optimizers import OPTIMIZERS
 from purejaxppo.planning import expected_return
-from purejaxppo.policies import (
-    Agent,
-    environment,
-    initial_params,
-    is_recurrent,
-    judge,
-    network_input,
-    policy_in,
-    rows_at_once,
-    tabular_model,
-)
 from purejaxppo.schedules import scheduled
 from purejaxppo.shuffling import random_permutation
-
-Metrics = dict[str, Array]
 
 
 class TrainState(NamedTuple):
@@ -40,6 +34,7 @@ class TrainState(NamedTuple):
     runners: Runner  # [N]
     key: Array
     num_updates: Array  # [], int32, updates done
+    episodes: Metrics  # the last known means over episodes; NaN before the first one has ended
     obs_moments: Any = ()  # `Moments`, with normalize_obs
     reward_scale: Any = ()  # `RewardScale`, with normalize_reward
 
@@ -49,8 +44,20 @@ class TrainState(NamedTuple):
         return Agent(self.params, self.obs_moments)
 
 
-@jax.jit
-def train(config: Config, key: Array) -> tuple[TrainState, Metrics]:
+class Rates(NamedTuple):
+    """The numbers that schedules change, as they are in one update."""
+
+    lr: float | Array
+    clip_eps: float | Array
+    ent_coef: float | Array
+
+
+# (config, networks, agent, batch, rates) -> (loss, metrics), means over the samples of a minibatch.
+Objective = Callable[[Config, ActorCritic, Agent, Batch, Rates], tuple[Array, Metrics]]
+
+
+@jit()
+def train(config: Config, key: Array, params: Any = None) -> tuple[TrainState, Metrics]:
     """Train one agent, from initialisation to the last update, in one compiled program.
 
     `jax.vmap` maps it over keys (seeds) and over any traced field of `config`.
@@ -58,12 +65,13 @@ def train(config: Config, key: Array) -> tuple[TrainState, Metrics]:
     Args:
         config: the run's configuration.
         key: one typed key (`jax.random.key(seed)`), consumed.
+        params: the networks' parameters to begin with, as `TrainState.params` has them; None draws fresh ones.
 
     Returns:
         `(state, metrics)`. Each metric is `[num_updates]`:
 
-        - `episode_return`, `episode_length`: means over the `num_episodes` episodes that ended in that update; NaN
-          if none did.
+        - `episode_return`, `episode_length`, and what `config.info` names: means over the `num_episodes` episodes that
+          ended in that update; where none did, those of the last update in which any did, and NaN before the first.
         - `policy_loss`, `value_loss`, `entropy`, `approx_kl`, `clip_fraction`, `grad_norm` (before clipping): means
           over the update's gradient steps, see `ppo_loss`.
         - `explained_variance`: of the targets by the values, over the batch, before learning.
@@ -72,201 +80,249 @@ def train(config: Config, key: Array) -> tuple[TrainState, Metrics]:
         - `expected_return`, with `exact_return`: of the sampled policy after the update, see `planning`.
 
     Raises:
-        ConfigError: the configuration or the key is not a single one.
+        ConfigError: the configuration or the key is not a single one, or the parameters do not fit the networks.
     """
-    return jax.lax.scan(lambda state, _: update(config, state), init(config, key), length=config.num_updates)
+    state = init(config, key, params)
+    return jax.lax.scan(lambda state, _: update(config, state), state, length=config.num_updates)
 
 
-@jax.jit
-def init(config: Config, key: Array) -> TrainState:
+@jit()
+def init(config: Config, key: Array, params: Any = None) -> TrainState:
     """The state before the first update: fresh networks, optimiser and environments.
 
+    Args:
+        params: the networks' parameters to begin with; None draws fresh ones. The optimiser begins anew in any case.
+
     Raises:
-        ConfigError: the configuration or the key is not a single one, or a network of the user's does not give what it
-            must.
+        ConfigError: the configuration or the key is not a single one, a network of the user's does not give what it
+            must, or the parameters do not fit the networks.
     """
     check_config(config)
     check_key(key)
+    networks = bind(config)
     key_params, key_runners, key = jax.random.split(key, 3)
-    runners = jax.vmap(partial(start, config))(jax.random.split(key_runners, config.num_envs))
-    x = network_input(config, jax.tree.map(lambda leaf: leaf[0], runners.obs))
-    params = initial_params(config, key_params, x)
+    begin = partial(start, networks.task, memory=networks.initial_memory)
+    runners = jax.vmap(begin)(jax.random.split(key_runners, config.num_envs))
+    obs = jax.tree.map(lambda leaf: leaf[0], runners.obs)
+    if params is None:
+        params = networks.init(key_params, obs)
+    else:
+        check_params(params, jax.eval_shape(networks.init, key_params, obs))
     return TrainState(
         params=params,
-        opt_state=_optimizer(config).init(params),
+        opt_state=_optimizer(config, config.lr).init(params),
         runners=runners,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
-        obs_moments=no_moments(x) if config.normalize_obs else (),
-        reward_scale=no_reward_scale(config.num_envs) if config.normalize_reward else (),
+        episodes=dict.fromkeys(("episode_return", "episode_length", *config.info), jnp.full((), jnp.nan)),
+        obs_moments=init_moments(networks.network_input(obs)) if config.normalize_obs else (),
+        reward_scale=init_reward_scale(config.num_envs) if config.normalize_reward else (),
     )
 
 
-@jax.jit
-def update(config: Config, state: TrainState) -> tuple[TrainState, Metrics]:
+@jit(static_argnames=["objective"])
+def update(config: Config, state: TrainState, *, objective: Objective | None = None) -> tuple[TrainState, Metrics]:
     """One iteration of Algorithm 1: act for `T` steps in `N` environments, then learn from them.
+
+    Args:
+        objective: the loss on a minibatch; `ppo_objective` by default. A module-level function.
 
     Returns:
         `(state, metrics)`, the metrics of `train` as scalars.
     """
     key_rollout, key_learn, key = jax.random.split(state.key, 3)
     state, transitions, batch = collect(config, state, key_rollout)
-    params, opt_state, metrics = learn(config, state, batch, key_learn)
-    metrics |= _episode_metrics(transitions)
-    metrics["explained_variance"] = explained_variance(batch.value, batch.target)
-    state = state._replace(params=params, opt_state=opt_state, key=key, num_updates=state.num_updates + 1)
-    if config.normalize_obs:  # only now: what acted and what learned must see the same
-        state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
-    if config.exact_return:
-        metrics["expected_return"] = _expected_return(config, state.agent)
-    return state, metrics
+    state, metrics = learn(config, state, batch, key_learn, objective=objective or ppo_objective)
+    return finish(config, state._replace(key=key), transitions, metrics)
 
 
-def at_update(config: Config, num_updates: Array) -> Config:
-    """The configuration with what its schedules say after some updates."""
-    progress = num_updates / config.num_updates
-    return config.replace(
-        lr=scheduled(config.lr_schedule, config.lr, config.lr_end, progress),
-        clip_eps=scheduled(config.clip_eps_schedule, config.clip_eps, config.clip_eps_end, progress),
-        ent_coef=scheduled(config.ent_coef_schedule, config.ent_coef, config.ent_coef_end, progress),
-    )
+def collect(
+    config: Config, state: TrainState, key: Array, *, reward: Callable[[Transition], Array] | None = None
+) -> tuple[TrainState, Transition, Batch]:
+    """Act for `T` steps in `N` environments, and estimate advantages; to be called inside of a compiled function.
 
+    Args:
+        key: one typed key, consumed.
+        reward: from transitions `[T, N]` to the rewards `[T, N]` to learn from; those of the environment by default.
 
-def collect(config: Config, state: TrainState, key: Array) -> tuple[TrainState, Transition, Batch]:
-    """A rollout of `T` steps in `N` environments, and what there is to learn from it."""
-    runners, transitions = rollout(config, state.agent, state.runners, key)
-    value, next_value = values(config, state.agent, runners, transitions)
-    state = state._replace(runners=runners)
+    Returns:
+        `(state, transitions, batch)`: the state after acting; the transitions `[T, N]`; and what there is to learn from
+        as samples `[T * N]`, for networks with a memory as sequences `[N, T]`.
+    """
+    networks = bind(config)
+    task, agent, before = networks.task, state.agent, state.runners
+    act = networks.act(agent, table=networks.uses_table(config.batch_size))
+    acting = {"initial_memory": networks.initial_memory, "reset_pool": config.reset_pool, "info": config.info}
+    runners, t = rollout(task, act, before, key, num_steps=config.num_steps, **acting)
+    piece = networks.microbatch_size(state.params, config.minibatch_size)
+    value, next_value = networks.values(agent, t, before, runners, piece=piece)
+    learned, scale = t if reward is None else t._replace(reward=reward(t)), state.reward_scale
     if config.normalize_reward:
-        scale, reward = scale_rewards(state.reward_scale, transitions.reward, transitions.done, config.gamma)
-        state, transitions = state._replace(reward_scale=scale), transitions._replace(reward=reward)
-    return state, transitions, to_batch(config, transitions, value, next_value)
+        scale, scaled = scale_rewards(scale, learned.reward, t.done, config.gamma)
+        learned = learned._replace(reward=scaled)
+    batch = to_batch(config, networks, learned, value, next_value, before.memory)
+    return state._replace(runners=runners, reward_scale=scale), t, batch
 
 
-def to_batch(config: Config, transitions: Transition, value: Array, next_value: Array) -> Batch:
+def to_batch(
+    config: Config, networks: ActorCritic, transitions: Transition, value: Array, next_value: Array, memory: Any = ()
+) -> Batch:
     """Transitions and values `[T, N]`, with their advantages, as one batch of samples `[T * N]`.
 
-    A network with a memory learns from `N` sequences of `T` steps instead.
+    Networks with a memory learn from `N` sequences of `T` steps instead, from the memories `[N, ...]` before them.
     """
-    estimate = partial(gae, gamma=config.gamma, gae_lambda=config.gae_lambda)
     t = transitions
-    advantage, target = jax.vmap(estimate, in_axes=1, out_axes=1)(t.reward, value, next_value, t.terminated, t.done)
+    estimate = ADVANTAGES[config.advantage] if isinstance(config.advantage, str) else config.advantage
+    discount = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
+    advantage, target = estimate(t.reward, value, next_value, t.terminated, t.done, **discount)
     batch = Batch(t.obs, t.action, t.log_prob, value, advantage, target)
-    if is_recurrent(config):
-        memory = jax.tree.map(lambda leaf: leaf[0], t.memory)
-        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch._replace(done=t.done))._replace(memory=memory)
+    if networks.is_recurrent:
+        sequences = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch._replace(done=t.done))
+        return sequences._replace(memory=memory)
     return jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), batch)
 
 
-def add_observations(config: Config, moments: Any, transitions: Transition) -> Moments:
-    """The moments of what the networks read, with those of a rollout."""
-    x = jax.vmap(jax.vmap(partial(network_input, config)))(transitions.obs)
-    return add(moments, jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), x))
+def learn(
+    config: Config, state: TrainState, batch: Batch, key: Array, *, objective: Objective | None = None
+) -> tuple[TrainState, Metrics]:
+    """Take some epochs of minibatch gradient steps on one batch; to be called inside of a compiled function.
 
+    Args:
+        key: one typed key, consumed.
+        objective: the loss on a minibatch; `ppo_objective` by default.
 
-def learn(config: Config, state: TrainState, batch: Batch, key: Array) -> tuple[Any, Any, Metrics]:
-    """Some epochs of minibatch gradient steps on one batch."""
-    config = at_update(config, state.num_updates)
-    optimizer = _optimizer(config)
-
-    def epoch(carry: tuple[Any, Any, Array], key: Array) -> tuple[tuple[Any, Any, Array], Metrics]:
-        return jax.lax.scan(gradient_step, carry, _shuffled(config, key).reshape(config.num_minibatches, -1))
-
-    def gradient_step(carry: tuple[Any, Any, Array], indices: Array) -> tuple[tuple[Any, Any, Array], Metrics]:
-        params, opt_state, goes_on = carry
-        gradient, metrics = _gradient(config, state.agent._replace(params=params), _minibatch(config, batch, indices))
-        metrics["grad_norm"] = optax.tree.norm(gradient)
-        changes, new_opt_state = optimizer.update(gradient, opt_state)
-        # A step that is not finite is left out, and counted: it must not destroy what was learned.
-        finite = jnp.isfinite(metrics["grad_norm"])
-        metrics["num_skipped"] = 1.0 - finite
-        if config.target_kl is not None:
-            goes_on &= ~(metrics["approx_kl"] > config.target_kl)  # one that is not finite stops nothing
-            metrics["num_stopped"] = 1.0 - goes_on
-        new = optax.apply_updates(params, changes), new_opt_state
-        params, opt_state = jax.tree.map(partial(jnp.where, finite & goes_on), new, (params, opt_state))
-        return (params, opt_state, goes_on), metrics
-
-    keys = jax.random.split(key, config.num_epochs)
-    (params, opt_state, _), steps = jax.lax.scan(epoch, (state.params, state.opt_state, jnp.array(True)), keys)
-    return params, opt_state, {name: x.sum() if name.startswith("num_") else x.mean() for name, x in steps.items()}
-
-
-def _shuffled(config: Config, key: Array) -> Array:
-    """The indices of all samples in random order."""
-    if is_recurrent(config):
-        return jax.random.permutation(key, config.num_envs)
-    return random_permutation(key, config.num_steps, config.num_envs)
-
-
-def _minibatch(config: Config, batch: Batch, indices: Array) -> Batch:
-    """The samples at `indices`, their advantages standardised if so configured."""
-    look_up = partial(jnp.take, indices=indices, axis=0, mode="clip")
-    # The barrier keeps XLA from repeating the look-up in every sum that standardising needs.
-    minibatch = jax.lax.optimization_barrier(jax.tree.map(look_up, batch))
-    if config.normalize_advantage:
-        minibatch = minibatch._replace(advantage=standardize(minibatch.advantage))
-    return minibatch
-
-
-def _gradient(config: Config, agent: Agent, minibatch: Batch) -> tuple[Any, Metrics]:
-    """The gradient of the loss on a minibatch by the parameters, and the loss's metrics.
-
-    The loss is a mean over samples, so its gradient is the mean of the gradients of equal chunks.
+    Returns:
+        `(state, metrics)`: the state with other parameters, and the metrics of learning.
     """
-    params = agent.params
-    gradient = jax.grad(lambda params, samples: _loss(config, agent._replace(params=params), samples), has_aux=True)
-    num_chunks = config.minibatch_size // rows_at_once(config, params)
-    if num_chunks == 1:
-        return gradient(params, minibatch)
-    chunks = jax.tree.map(lambda leaf: leaf.reshape(num_chunks, -1, *leaf.shape[1:]), minibatch)
+    networks, rates = bind(config), rates_at(config, state.num_updates)
+    objective = objective or ppo_objective
 
-    def add(total: Any, chunk: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(params, chunk)), None
+    def loss(params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
+        return objective(config, networks, state.agent._replace(params=params), minibatch, rates)
 
-    shapes = jax.eval_shape(gradient, params, minibatch)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    # Two chunks at a time: XLA runs the small operations of one beside those of the other.
-    total, _ = jax.lax.scan(add, zeros, chunks, unroll=2)
-    return jax.tree.map(lambda leaf: leaf / num_chunks, total)
+    params, opt_state, metrics = minimize(
+        loss,
+        _optimizer(config, rates.lr),
+        state.params,
+        state.opt_state,
+        batch,
+        key,
+        num_epochs=config.num_epochs,
+        num_minibatches=config.num_minibatches,
+        microbatch_size=None
+        if networks.is_recurrent
+        else networks.microbatch_size(state.params, config.minibatch_size),
+        prepare=partial(_prepared, config),
+        permutation=jax.random.permutation if networks.is_recurrent else partial(_permutation, config),
+        stop=None if config.target_kl is None else partial(_exceeds, config.target_kl),
+    )
+    metrics["explained_variance"] = explained_variance(batch.value, batch.target)
+    return state._replace(params=params, opt_state=opt_state), metrics
 
 
-def _loss(config: Config, agent: Agent, minibatch: Batch) -> tuple[Array, Metrics]:
-    """The PPO loss of the networks on a minibatch."""
+def finish(config: Config, state: TrainState, transitions: Transition, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """Count the update, and add to its metrics what the transitions `[T, N]` and the new policy are worth."""
+    num_episodes = jnp.sum(transitions.done, dtype=jnp.float32)
+    episodes = _means_over_episodes(transitions, num_episodes, state.episodes)
+    state = state._replace(num_updates=state.num_updates + 1, episodes=episodes)
+    if config.normalize_obs:  # only now: what acted and what learned must see the same
+        state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
+    metrics = metrics | episodes | {"num_episodes": num_episodes}
+    if config.exact_return:
+        metrics["expected_return"] = _expected_return(bind(config), state.agent)
+    return state, metrics
+
+
+def ppo_objective(
+    config: Config, networks: ActorCritic, agent: Agent, batch: Batch, rates: Rates
+) -> tuple[Array, Metrics]:
+    """The PPO loss of the networks on a minibatch, see `ppo_loss`."""
     return ppo_loss(
-        *judge(config, agent, minibatch),
-        minibatch,
-        clip_eps=config.clip_eps,
+        *networks.evaluate_actions(agent, batch.obs, batch.action, batch.done, batch.memory),
+        batch,
+        clip_eps=rates.clip_eps,
         vf_coef=config.vf_coef,
-        ent_coef=config.ent_coef,
+        ent_coef=rates.ent_coef,
         clip_value=config.clip_value,
         dual_clip=config.dual_clip,
         huber_delta=config.huber_delta,
     )
 
 
-def _optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam behind a clip of the global norm."""
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr, eps=1e-5))
+def bind(config: Config) -> ActorCritic:
+    """The networks of a configuration, in its task."""
+    return ActorCritic(make_task(config.env, config.env_params), config.network, config.normalize_obs)
 
 
-def _episode_metrics(transitions: Transition) -> Metrics:
-    """Means over the episodes that ended."""
-    num_episodes = jnp.sum(transitions.done, dtype=jnp.float32)
+def rates_at(config: Config, num_updates: Array) -> Rates:
+    """What the schedules say after some updates."""
+    progress = num_updates / config.num_updates
+    return Rates(
+        lr=scheduled(config.lr_schedule, config.lr, config.lr_end, progress),
+        clip_eps=scheduled(config.clip_eps_schedule, config.clip_eps, config.clip_eps_end, progress),
+        ent_coef=scheduled(config.ent_coef_schedule, config.ent_coef, config.ent_coef_end, progress),
+    )
+
+
+def add_observations(config: Config, moments: Any, transitions: Transition) -> Moments:
+    """The moments of what the networks read, with those of a rollout."""
+    x = jax.vmap(jax.vmap(bind(config).network_input))(transitions.obs)
+    return update_moments(moments, jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), x))
+
+
+def check_params(params: Any, expected: Any) -> None:
+    """Refuse parameters that are not of the expected structure, shapes and dtypes.
+
+    Raises:
+        ConfigError: says where they differ.
+    """
+    found, needed = (jax.tree_util.tree_leaves_with_path(tree) for tree in (params, expected))
+    for (path, leaf), (other, like) in zip(found, needed, strict=False):
+        if path != other or jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
+            name, dtype = jax.tree_util.keystr(other), like.dtype
+            raise ConfigError(f"params: must have an array {name} of shape {like.shape} and dtype {dtype}")
+    structures: list[Any] = [jax.tree.structure(params), jax.tree.structure(expected)]
+    if structures[0] != structures[1]:
+        raise ConfigError(f"params: must have {len(needed)} arrays in the structure of the networks, not {len(found)}")
+
+
+def _permutation(config: Config, key: Array, num_samples: int) -> Array:
+    return random_permutation(key, config.num_steps, config.num_envs)
+
+
+def _exceeds(target_kl: float | Array, metrics: Metrics) -> Array:
+    """Whether the policy has moved too far; a number that is not finite stops nothing."""
+    return metrics["approx_kl"] > target_kl
+
+
+def _prepared(config: Config, minibatch: Batch) -> Batch:
+    """A minibatch with weights of mean 1 and, if so configured, standardised advantages."""
+    if not isinstance(minibatch.weight, tuple):
+        minibatch = minibatch._replace(weight=normalize_weight(minibatch.weight))
+    if config.normalize_advantage:
+        minibatch = minibatch._replace(advantage=standardize(minibatch.advantage, minibatch.weight))
+    return minibatch
+
+
+def _optimizer(config: Config, lr: Any) -> optax.GradientTransformation:
+    """The configuration's optimiser behind a clip of the global norm."""
+    make = OPTIMIZERS[config.optimizer] if isinstance(config.optimizer, str) else config.optimizer
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), make(lr))
+
+
+def _means_over_episodes(transitions: Transition, num_episodes: Array, before: Metrics) -> Metrics:
+    """Means over the episodes that ended; where none did, those before."""
+    ends = {"episode_return": transitions.episode_return, "episode_length": transitions.episode_length}
 
     def mean(x: Array) -> Array:
         return jnp.sum(jnp.where(transitions.done, x, 0)) / num_episodes
 
-    return {
-        "episode_return": mean(transitions.episode_return),
-        "episode_length": mean(transitions.episode_length),
-        "num_episodes": num_episodes,
-    }
+    means = {name: mean(x) for name, x in (ends | transitions.info).items()}
+    return {name: jnp.where(num_episodes > 0, means[name], before[name]) for name in before}
 
 
-def _expected_return(config: Config, agent: Agent) -> Array:
+def _expected_return(networks: ActorCritic, agent: Agent) -> Array:
     """What an episode of the policy is expected to return, exactly."""
-    model = tabular_model(config)
-    probabilities, _ = policy_in(config, agent, model)
-    horizon = environment(config)[1].max_steps_in_episode
-    return expected_return(model, probabilities, horizon).episode_return
+    model = networks.task.tabular_model()
+    probabilities, _ = networks.in_model(agent, model)
+    return expected_return(model, probabilities, networks.task.horizon).episode_return

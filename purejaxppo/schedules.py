@@ -1,18 +1,43 @@
 """Numbers that change over a training run."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import Array
 
-SCHEDULES = ("constant", "linear", "cosine")
+# How much of the way from the end to the start is left, in [0, 1], at a progress in [0, 1]. Every optax schedule is
+# one, such as `optax.warmup_cosine_decay_schedule(0.0, 1.0, 0.1, 1.0)`, which warms up over a tenth of the run.
+Schedule = Callable[[Array], Array]
 
 
-def scheduled(kind: str, start: float | Array, end: float | Array, progress: Array) -> float | Array:
+def constant(progress: Array) -> Array:
+    """The start, always."""
+    return jnp.ones_like(progress)
+
+
+def linear(progress: Array) -> Array:
+    """Straight from the start to the end."""
+    return 1.0 - jnp.minimum(progress, 1.0)
+
+
+def cosine(progress: Array) -> Array:
+    """Along half a wave (Loshchilov and Hutter, 2017, equation 5), slowly at both ends."""
+    return 0.5 * (1.0 - jnp.cos(jnp.pi * linear(progress)))
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cosine": cosine}
+
+
+def scheduled(schedule: str | Schedule, start: float | Array, end: float | Array, progress: Array) -> float | Array:
     """The value at `progress`, the share of the run that is done, in [0, 1].
 
-    `linear` goes straight from `start` to `end`; `cosine` along half a wave (Loshchilov and Hutter, 2017, equation 5),
-    slowly at both ends; `constant` stays.
+    Args:
+        schedule: "constant", "linear", "cosine", or a function of progress, see `Schedule`.
+        start: the value where the schedule is 1.
+        end: the value where it is 0.
+        progress: in [0, 1].
     """
-    if kind == "constant":
+    if schedule == "constant":
         return start
-    left = 1.0 - jnp.minimum(progress, 1.0)
-    return end + (start - end) * (left if kind == "linear" else 0.5 * (1.0 - jnp.cos(jnp.pi * left)))
+    share = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+    return end + (start - end) * share(progress)

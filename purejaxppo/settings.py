@@ -7,7 +7,7 @@ reads, are static as well.
 
 import dataclasses
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Self, dataclass_transform
 
 import jax
@@ -38,11 +38,19 @@ COUNT = Constraint("an integer >= 1", lambda x: x >= 1, number=int)
 SWITCH = Constraint("True or False", lambda x: isinstance(x, bool | np.bool_), number=None)
 
 
-def one_of(*choices: str) -> Constraint:
-    """Accepts one of the given words."""
+def one_of(*choices: str, or_else: str | None = None) -> Constraint:
+    """Accepts one of the given words, and with `or_else`, which says what it is for, a function."""
+    words = "one of " + ", ".join(map(repr, choices))
+    if or_else is None:
+        return Constraint(words, lambda x: isinstance(x, str) and x in choices, number=None)
     return Constraint(
-        "one of " + ", ".join(map(repr, choices)), lambda x: isinstance(x, str) and x in choices, number=None
+        f"{words}, or {or_else}", lambda x: x in choices if isinstance(x, str) else _is_function(x), number=None
     )
+
+
+def _is_function(value: Any) -> bool:
+    """Whether it can be called and hashed; a class is no function."""
+    return callable(value) and isinstance(value, Hashable) and not isinstance(value, type)
 
 
 def optional(allowed: Constraint) -> Constraint:

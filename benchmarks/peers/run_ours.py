@@ -5,7 +5,7 @@ import numpy as np
 from compiling import ahead_of_time
 from protocol import GRIDWORLDS, Outcome, Task, Training, serve
 
-from purejaxppo import Config, GridWorld, train
+from purejaxppo import MLP, Config, GridWorld, train
 
 
 def config_of(task: Task) -> Config:
@@ -17,7 +17,7 @@ def config_of(task: Task) -> Config:
         num_steps=task.num_steps,
         num_epochs=task.num_epochs,
         num_minibatches=task.num_minibatches,
-        hidden_sizes=tuple(task.hidden_sizes),
+        network=MLP(hidden_sizes=tuple(task.hidden_sizes)),
         lr=task.lr,
         gamma=task.gamma,
         gae_lambda=task.gae_lambda,

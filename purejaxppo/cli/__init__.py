@@ -14,7 +14,7 @@ import jax
 import tyro
 
 from purejaxppo.cli import describe, envs, evaluate, plot, render, report, resume, sweep, train
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, PurejaxppoError
 
 # A command is a module with `flags(argv)`, the type of its flags as tyro reads it, and `main(flags)`.
 COMMANDS: dict[str, Any] = {
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(sys.argv[1:] if argv is None else list(argv))
         _keep_compiled_programs()
         command.module.main(command.flags)
-    except ConfigError as error:
+    except PurejaxppoError as error:
         print(f"purejaxppo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(f"purejaxppo: the memory does not suffice ({str(error).splitlines()[0]})", file=sys.stderr)
+        print(f"purejaxppo: out of memory ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     return 0
 

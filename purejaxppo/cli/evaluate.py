@@ -6,10 +6,9 @@ import jax
 
 from purejaxppo.cli import output, runs, summary
 from purejaxppo.cli.flags import SEED, flag, flags_type
-from purejaxppo.policies import knows_optimum
 from purejaxppo.settings import COUNT, check_static
 
-HELP = """Play whole episodes with the agents of a run, and compare with the optimum where it is known.
+HELP = """Play whole episodes with the agents of a run, and compare them with the optimum where it is known.
 
 Example: purejaxppo evaluate runs/cartpole --num-episodes 1000
 """
@@ -20,7 +19,7 @@ def flags(argv: list[str]) -> type:
     return flags_type(
         HELP,
         [
-            runs.DIRECTORY_FLAG,
+            *runs.DIRECTORY_FLAGS,
             flag("num_episodes", int, summary.EVALUATION_EPISODES, "episodes that each agent plays, the same for all"),
             flag("seed", int, 0, "seed of the episodes' random numbers, which training never draws"),
         ],
@@ -31,13 +30,13 @@ def main(flags: Any) -> None:
     """Play, and print the returns."""
     num_episodes = check_static("num_episodes", flags.num_episodes, COUNT)
     seed = check_static("seed", flags.seed, SEED)
-    config, keys, state = runs.read(flags.directory)
+    config, keys, state = runs.read(flags)
     console = output.console()
     done = int(state.num_updates[0])
     console.print(f"[bold]{output.agents(len(keys))}[/bold] after {done:,} of {config.num_updates:,} updates")
-    for name, greedy in (("greedy", True), ("sampled", False)):
-        returns = summary.play(config, state, jax.random.key(seed), num_episodes, greedy=greedy)
-        console.print(f"{name:<18} {summary.spread(returns)}")
+    scores = summary.score(config, state, jax.random.key(seed), num_episodes)
+    for name in ("greedy", "sampled"):
+        console.print(f"{name:<18} {summary.spread(scores[f'{name}_return'])}")
     console.print(f"                   over agents, each the mean of the same {num_episodes:,} episodes")
-    if knows_optimum(config):
-        console.print(summary.distance_from_optimum(summary.exactly(config, state)))
+    if "gap" in scores:
+        console.print(summary.distance_from_optimum(scores))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -9,14 +10,22 @@ import jax
 import tyro
 from jax import Array
 
-from purejaxppo import environments, presets
+from purejaxppo import presets
 from purejaxppo.config import Config
 from purejaxppo.errors import ConfigError
+from purejaxppo.import_paths import is_path
+from purejaxppo.overrides import override
 from purejaxppo.presets import preset
 from purejaxppo.settings import COUNT, Constraint, Settings, static
+from purejaxppo.tables import NOT_FIELDS, TYPES, to_objects
 
 DEFAULT_PRESET = "treasure"
 SEED = Constraint("an integer in [0, 2**32)", lambda x: 0 <= x < 2**32, number=int)
+
+NAMED = ("env", "network", "optimizer", "advantage", "lr_schedule", "clip_eps_schedule", "ent_coef_schedule")
+WORDS = ("info",)  # fields that hold several words
+PLAIN = (bool, int, float, str, tuple)
+WITHIN = "__"  # in the name of a flag of a field within a field, where one sees a dot
 
 Flag = tuple[str, Any, Any]
 
@@ -41,50 +50,97 @@ def flags_type(help: str, flags: Sequence[Flag]) -> type:
 
 
 def flag(name: str, kind: Any, default: Any, text: str) -> Flag:
-    """A flag with its default."""
-    return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)
+    """A flag with its default; that of a field within a field is spelt with a dot, `--network.hidden-sizes`."""
+    spelt = name.replace(WITHIN, ".").replace("_", "-") if WITHIN in name else None
+    return name, Annotated[kind, tyro.conf.arg(name=spelt, help=text)], dataclasses.field(default=default)
 
 
-def settings_flags(settings: type[Settings], **defaults: Any) -> list[Flag]:
-    """A flag for each field."""
-    flags = []
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        default = defaults.get(field.name, field.default)
-        default = tuple(default) if isinstance(default, list) else default
-        text = field.metadata["help"] + (", as name=value pairs" if field.name == "env_params" else "")
-        flags.append(flag(field.name, _kind(field, default), default, text))
-    return flags
+IMPORT_FLAG: Flag = (
+    "imports",
+    Annotated[
+        tuple[str, ...], tyro.conf.arg(name="import", help="modules of yours that files name, as my_package.envs")
+    ],
+    dataclasses.field(default=()),
+)
+
+
+def settings_flags(settings: Any, prefix: str = "", **defaults: Any) -> list[Flag]:
+    """A flag for each field of a class of settings, or of an object with fields, whose values are the defaults."""
+    fields = [field for field in dataclasses.fields(settings) if field.name not in NOT_FIELDS]
+    given = {} if isinstance(settings, type) else {field.name: getattr(settings, field.name) for field in fields}
+    defaults = {field.name: field.default for field in fields} | given | defaults
+    return [
+        flag(f"{prefix}{x.name}", _kind(x, defaults[x.name]), defaults[x.name], x.metadata.get("help", ""))
+        for x in fields
+    ]
 
 
 def _kind(field: dataclasses.Field[Any], default: Any) -> Any:
     """The type of a field as tyro reads it."""
-    allowed = field.metadata["allowed"]
+    allowed = field.metadata.get("allowed")
     kind: Any = type(field.default)
-    if field.name == "env_params":
-        kind = tuple[str, ...]
-    elif allowed is not None and allowed.number is not None:
+    if allowed is not None and allowed.number is not None:
         kind = allowed.number
     elif kind is tuple:
-        kind = tuple[int, ...]
+        kind = tuple[str, ...] if field.name in WORDS else tuple[int, ...]
     return kind | None if default is None else kind
 
 
 def config_flags(argv: list[str], num_seeds: int | None = None) -> list[Flag]:
-    """A flag for every field of `Config` and `Seeds`, and for the preset that the others' defaults come from."""
+    """A flag for every field of `Config`, its network and `Seeds`, and for the preset that gives the defaults."""
     name = _preset_name(argv)
-    if name is not None:
-        preset(name)  # so that what cannot be a default is told as a mistake in the preset
-    defaults = {} if name is None else presets.read(name)
-    defaults |= {"env_params": ()}
+    imports = _early_flags(argv, "--import")
+    base = _base(name, _early_flag(argv, "--env"), _early_flag(argv, "--network"), imports)
+    names: dict[str, Any] = {field: _name_in_flag(field, getattr(base, field)) for field in NAMED}
+    network = [own for own in settings_flags(base.network, f"network{WITHIN}") if isinstance(own[2].default, PLAIN)]
     if num_seeds is None:
         num_seeds = 1024 if name == DEFAULT_PRESET else Seeds.num_seeds
-    if not isinstance(defaults.get("env", ""), str):
-        defaults["env"] = None  # an environment that is an object has no flag
     return [
         flag("preset", str | None, name, f"settings to start from: {', '.join(presets.names())}, or a file (*.toml)"),
-        *settings_flags(Config, **defaults),
+        IMPORT_FLAG,
+        *(own for own in settings_flags(base, "", **names) if own[0] != "env_params"),
+        flag("env_params", tuple[str, ...], (), "parameters of the environment, as name=value pairs"),
+        *network,
         *settings_flags(Seeds, num_seeds=num_seeds),
     ]
+
+
+def _name_in_flag(field: str, value: Any) -> str | None:
+    """How a flag names an environment, a network or a function; None where it has no name."""
+    if isinstance(value, str):
+        return value
+    ours = [name for name, kind in TYPES.get(field, {}).items() if kind is type(value)]
+    return ours[0] if ours and field != "env" else None
+
+
+def _base(name: str | None, env: str | None, network: str | None, imports: Sequence[str]) -> Config:
+    """The configuration that the other flags change: a preset with its environment and its network.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    with_cwd(imports)
+    config = Config() if name is None else preset(name, imports=imports)
+    chosen = {"env": env, "network": network}
+    named = {field: _named(field, text) for field, text in chosen.items() if text is not None}
+    if named.get("network") == _name_in_flag("network", config.network):
+        del named["network"]  # it has the preset's fields
+    return override(config, named)
+
+
+def _named(field: str, text: Any) -> Any:
+    """What a flag names: a module that is named on the command line is chosen by the user."""
+    if not is_path(text):
+        return text
+    module = text.partition(":")[0]
+    with_cwd([module])
+    return to_objects({field: text}, imports=[module])[field]
+
+
+def with_cwd(modules: Sequence[str]) -> None:
+    """Let modules of the working directory be found, as `python -m` does, if any are named."""
+    if modules and "" not in sys.path:
+        sys.path.append("")
 
 
 def to_settings(settings: type[Any], flags: Any) -> Any:
@@ -102,11 +158,13 @@ def to_config(flags: Any) -> Config:
     Raises:
         ConfigError: a value cannot be used.
     """
-    base = Config() if flags.preset is None else preset(flags.preset)
-    values = {field.name: vars(flags)[field.name] for field in dataclasses.fields(Config)}
-    env = base.env if values["env"] is None else environments.resolve(values["env"])
-    params = _env_params(env, base.env_params if env == base.env else None, values["env_params"])
-    return Config(**values | {"env": env, "env_params": params})
+    values, defaults = vars(flags), {field.name: field.default for field in dataclasses.fields(flags)}
+    base = _base(flags.preset, flags.env, flags.network, flags.imports)
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    fields = {field.name for field in dataclasses.fields(Config)} - {"env", "network", "env_params"}
+    changes = {name: _named(name, value) for name, value in changed.items() if name in fields}
+    changes |= {name.replace(WITHIN, "."): value for name, value in changed.items() if WITHIN in name}
+    return override(base, changes | _env_params(flags.env_params))
 
 
 def _preset_name(argv: list[str]) -> str | None:
@@ -125,16 +183,24 @@ def _early_flag(argv: list[str], flag: str) -> str | None:
     return found
 
 
-def _env_params(env: Any, params: Any, pairs: Sequence[str]) -> Any:
-    """`params`, or where there are none the environment's defaults, with some replaced."""
-    if not pairs:
-        return params
-    params = environments.make(env).default_params if params is None else params
-    changes: dict[str, Any] = {}
+def _early_flags(argv: list[str], flag: str) -> list[str]:
+    """All values of a flag that takes several."""
+    values: list[str] = []
+    for index, argument in enumerate(argv):
+        if argument == flag:
+            values += itertools.takewhile(lambda text: not text.startswith("-"), argv[index + 1 :])
+        elif argument.startswith(f"{flag}="):
+            values.append(argument.removeprefix(f"{flag}="))
+    return values
+
+
+def _env_params(pairs: Sequence[str]) -> dict[str, float]:
+    """Changes of the environment's parameters."""
+    changes: dict[str, float] = {}
     for pair in pairs:
         name, _, text = pair.partition("=")
         try:
-            changes[name] = float(text)
+            changes[f"env_params.{name}"] = float(text)
         except ValueError:
             raise ConfigError(f"env_params={pair!r}: must be name=number") from None
-    return environments.replaced_params(params, changes)
+    return changes

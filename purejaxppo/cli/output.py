@@ -1,4 +1,4 @@
-"""How the commands print."""
+"""Print from the commands."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from rich.console import Console
 
 
 def console(**options: Any) -> Console:
-    """Where a command prints: nothing is coloured by its content, and nothing is wrapped but by the terminal."""
+    """Make the console of a command: no text is coloured by its content, or wrapped but by the terminal."""
     return Console(highlight=False, soft_wrap=True, **options)
 
 
 def agents(count: int) -> str:
-    """So many agents, in words."""
+    """Write a number of agents."""
     return f"{count:,} agent{'s' if count > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Pictures of agents, into a directory; those of one agent show the one with the median return."""
+"""Write pictures of agents into a directory; those of one agent show the one with the median return."""
 
 import tempfile
 from pathlib import Path
@@ -8,24 +8,24 @@ import numpy as np
 from jax import Array
 from rich.console import Console
 
-from purejaxppo.cli.summary import Verdict
+from purejaxppo.cli.summary import Scores
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
 from purejaxppo.errors import ConfigError
+from purejaxppo.experiment.reports.report import returns_of
 from purejaxppo.experiment.runs import files
-from purejaxppo.policies import knows_optimum
-from purejaxppo.ppo import TrainState, init, update
+from purejaxppo.ppo import TrainState, bind
 
 DRAWING = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
 
 
 def new_directory(path: Path, flag: str) -> Path:
-    """A directory for pictures, made if it is not there.
+    """Make a directory for pictures, if it is not there.
 
     Raises:
         ConfigError: it cannot be made or written to, or already holds something: nothing is overwritten.
     """
-    with files.written(f"{flag}={str(path)!r}"):
+    with files.as_run_error(f"{flag}={str(path)!r}"):
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise ConfigError(f"{flag}={str(path)!r}: must be a new or empty directory; nothing is overwritten")
@@ -34,7 +34,7 @@ def new_directory(path: Path, flag: str) -> Path:
 
 
 def place(run: Path, output: Path | None) -> Path:
-    """Where the pictures of a run go: into a new directory, or into `pictures` in the run's.
+    """Choose where the pictures of a run go: a new directory, or `pictures` in the run's.
 
     Raises:
         ConfigError: it cannot be made or written to.
@@ -44,71 +44,64 @@ def place(run: Path, output: Path | None) -> Path:
     directory = run / files.PICTURES
     if directory.is_symlink():
         raise ConfigError(f"{directory}: must not be a symbolic link")
-    with files.written(str(directory)):
+    with files.as_run_error(str(directory)):
         directory.mkdir(exist_ok=True)
     return directory
 
 
-def draw_learning(config: Config, metrics: dict[str, np.ndarray], verdict: Verdict, directory: Path) -> list[str]:
-    """The learning curves; returns the names of the files, as all of these functions do."""
+def draw_learning(
+    config: Config, metrics: dict[str, np.ndarray], scores: Scores, directory: Path, window: int | None = None
+) -> list[str]:
+    """Draw the learning curves; returns the names of the files, as all of these functions do."""
     # Imported here, as below: matplotlib takes a while, and most commands draw nothing.
-    from purejaxppo.experiment.pictures import plots
+    from purejaxppo.experiment.pictures import training
 
-    curves = metrics.get("expected_return", metrics["episode_return"])
-    figure = plots.learning_curves(curves, config.batch_size, optimum=verdict.optimum)
+    returns = returns_of(metrics)
+    if returns is None:
+        return []
+    optimum = float(scores["optimal_return"][0]) if "optimal_return" in scores else None
+    figure = training.learning_curves(returns, config.batch_size, optimum=optimum, window=window)
     figure.savefig(directory / "learning.png")
     return ["learning.png"]
 
 
-def draw_map(config: Config, state: TrainState, verdict: Verdict, directory: Path) -> list[str]:
-    """What one agent learned beside the exact solution, on a gridworld."""
-    from purejaxppo.experiment.pictures import plots
+def draw_map(config: Config, state: TrainState, scores: Scores, directory: Path) -> list[str]:
+    """Draw what one agent learned beside the exact solution, on a gridworld."""
+    from purejaxppo.experiment.pictures import agents, maps
 
-    if not (isinstance(make(config.env), GridWorld) and knows_optimum(config)):
+    if not (isinstance(make(config.env), GridWorld) and bind(config).knows_optimum):
         return []
-    plots.gridworld(config, _median(state, verdict)).savefig(directory / "map.png")
+    maps.gridworld(config, agents.median_agent(state, scores["score"])).savefig(directory / "map.png")
     return ["map.png"]
 
 
 def draw_updates(config: Config, key: Array, directory: Path) -> list[str]:
-    """The clipped surrogate early in training, and the ratios of all of it; this trains an agent twice."""
-    from purejaxppo.experiment.pictures import plots
+    """Draw the clipped surrogate early in training, and the ratios of all of it; this trains an agent twice."""
+    from purejaxppo.experiment.pictures import agents, training
 
     key_early, key_surrogate, key_ratios = jax.random.split(jax.random.fold_in(key, DRAWING), 3)
-    plots.surrogate(config, _early(config, key_early), key_surrogate).savefig(directory / "surrogate.png")
-    plots.ratio_histograms(config, key_ratios).savefig(directory / "ratios.png")
+    early = agents.early_agent(config, key_early)
+    training.surrogate(config, early, key_surrogate).savefig(directory / "surrogate.png")
+    training.ratio_histograms(config, key_ratios).savefig(directory / "ratios.png")
     return ["surrogate.png", "ratios.png"]
 
 
-def draw_movies(config: Config, state: TrainState, verdict: Verdict, key: Array, directory: Path) -> list[str]:
-    """One agent's walk, and on a gridworld all agents at once."""
-    from purejaxppo.experiment.pictures import animations as render
+def draw_movies(config: Config, state: TrainState, scores: Scores, key: Array, directory: Path) -> list[str]:
+    """Animate one agent's episode, and on a gridworld all agents at once."""
+    from purejaxppo.experiment.pictures import agents, animations
 
-    key_walk, key_crowd = jax.random.split(jax.random.fold_in(key, DRAWING + 1))
+    key_episode, key_agents = jax.random.split(jax.random.fold_in(key, DRAWING + 1))
     env, drawn = make(config.env), []
     if isinstance(env, GridWorld):
-        render.crowd(config, state, key_crowd, directory / "crowd.gif")
-        drawn.append("crowd.gif")
-    if render.can_draw(env):
-        render.walk(config, _median(state, verdict), key_walk, directory / "walk.gif")
-        drawn.append("walk.gif")
+        animations.animate_agents(config, state, key_agents, directory / "agents.gif")
+        drawn.append("agents.gif")
+    if animations.can_draw(env):
+        one = agents.median_agent(state, scores["score"])
+        animations.animate_episode(config, one, key_episode, directory / "episode.gif")
+        drawn.append("episode.gif")
     return drawn
 
 
 def show(drawn: list[str], directory: Path, console: Console) -> None:
     """Print what was drawn."""
     console.print(f"pictures           {', '.join(sorted(drawn))} in {directory}")
-
-
-def _median(state: TrainState, verdict: Verdict) -> TrainState:
-    """The agent with the median return."""
-    median = np.argsort(verdict.returns)[len(verdict.returns) // 2]
-    return jax.tree.map(lambda leaf: leaf[median], state)
-
-
-def _early(config: Config, key: Array) -> TrainState:
-    """An agent after a tenth of its training, when the policy still moves."""
-    num_updates = config.num_updates // 10
-    return jax.jit(lambda key: jax.lax.fori_loop(0, num_updates, lambda _, s: update(config, s)[0], init(config, key)))(
-        key
-    )

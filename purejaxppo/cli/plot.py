@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.cli import output, pictures, runs, summary
+from purejaxppo.cli import output, pictures, runs
 from purejaxppo.cli.flags import flag, flags_type
 
 HELP = """Draw a run, finished or not: its learning curves and, on a gridworld, what the median agent learned.
@@ -17,18 +17,19 @@ def flags(argv: list[str]) -> type:
     return flags_type(
         HELP,
         [
-            runs.DIRECTORY_FLAG,
+            *runs.DIRECTORY_FLAGS,
             flag("output", Path | None, None, "new directory for the pictures; `pictures` in the run's by default"),
+            flag("window", int | None, None, "updates that each point averages; by default for at most 200 points"),
         ],
     )
 
 
 def main(flags: Any) -> None:
-    """Draw, and say what."""
-    config, keys, state = runs.read(flags.directory)
+    """Draw, and print what."""
+    config, keys, state = runs.read(flags)
     metrics = runs.read_metrics(flags.directory, state)
     place = pictures.place(flags.directory, flags.output)
-    verdict = summary.assess(config, state, keys)
-    drawn = pictures.draw_learning(config, metrics, verdict, place)
-    drawn += pictures.draw_map(config, state, verdict, place)
+    scores = runs.score(config, state, keys)
+    drawn = pictures.draw_learning(config, metrics, scores, place, flags.window)
+    drawn += pictures.draw_map(config, state, scores, place)
     pictures.show(drawn, place, output.console())

@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any
 
 from purejaxppo.cli import output, runs
-from purejaxppo.cli.flags import flags_type
+from purejaxppo.cli.flags import flags_type, with_cwd
 from purejaxppo.experiment import resume
-from purejaxppo.experiment.runs.run import open_job
+from purejaxppo.experiment.runs.run import open_run
 
-HELP = """Go on with a run that was stopped or killed, from its newest whole checkpoint, as if it had never stopped.
+HELP = """Resume an interrupted run from its newest valid checkpoint; the result is bit-identical.
 
 Example: purejaxppo resume runs/cartpole
 """
@@ -16,12 +16,14 @@ Example: purejaxppo resume runs/cartpole
 
 def flags(argv: list[str]) -> type:
     """The flags."""
-    return flags_type(HELP, [runs.DIRECTORY_FLAG, *runs.LOGGER_FLAGS, runs.SILENT_FLAG])
+    return flags_type(HELP, [*runs.DIRECTORY_FLAGS, *runs.LOGGER_FLAGS, runs.SILENT_FLAG])
 
 
 def main(flags: Any) -> None:
-    """Train to the end, and print what came of it."""
+    """Train to the end, and print the scores."""
     loggers = runs.loggers(flags)
-    job = open_job(flags.directory)
+    with_cwd(flags.imports)
+    rows = open_run(flags.directory, imports=flags.imports).job.rows
     console = output.console(quiet=flags.silent)
-    runs.show(runs.go(partial(resume, flags.directory, loggers=loggers), job.config, job.key, flags), console)
+    begin = partial(resume, flags.directory, loggers=loggers, imports=flags.imports)
+    runs.show(runs.finish(begin, rows.config, rows.keys, flags), console)

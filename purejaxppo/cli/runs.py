@@ -1,4 +1,4 @@
-"""What the commands share that begin, resume or read runs."""
+"""What the commands share that start, resume or read runs."""
 
 import dataclasses
 import importlib.util
@@ -14,18 +14,20 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from purejaxppo.cli import progress, summary
-from purejaxppo.cli.flags import flag
+from purejaxppo.cli.flags import IMPORT_FLAG, flag, with_cwd
 from purejaxppo.config import Config
-from purejaxppo.errors import ConfigError
-from purejaxppo.experiment.runs import files, logs
-from purejaxppo.experiment.runs.run import newest_state, open_job
+from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.experiment.runs import files, record
+from purejaxppo.experiment.runs.loggers import MakeLogger, TensorBoard, WandB
+from purejaxppo.experiment.runs.run import newest_state, open_run
 from purejaxppo.ppo import TrainState
 
-DIRECTORY_FLAG = flag("directory", Positional[Path], dataclasses.MISSING, "the run's directory")
+DIRECTORY_FLAGS = [flag("directory", Positional[Path], dataclasses.MISSING, "the run's directory"), IMPORT_FLAG]
 LOGGER_FLAGS = [
     flag("tensorboard", bool, False, "also log to TensorBoard, into the directory"),
     flag("wandb", str | None, None, "also log to this project of Weights & Biases"),
 ]
+SCORE = 0x73756D  # folded into the first agent's key, for random numbers that training does not draw
 SILENT_FLAG = flag("silent", bool, False, "print nothing")
 
 
@@ -41,74 +43,82 @@ class Result(NamedTuple):
     steps_per_second: float
 
 
-def go(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Result:
+def finish(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -> Result:
     """Let a run run to its end, with its progress shown.
 
+    Args:
+        begin: starts or resumes the run.
+        config: of the run.
+        keys: of the run, `[num_seeds]`.
+        flags: of the command.
+
     Raises:
-        ConfigError: the run was finished before, and its account is broken.
+        RunError: the run was finished before, and its summary is corrupt.
     """
-    with progress.shown(silent=flags.silent) as watch:
-        state, metrics = begin(watch=watch)
-    path = flags.directory / files.ACCOUNT
-    account = files.read_json(path)
+    with progress.shown(silent=flags.silent) as callback:
+        state, metrics = begin(callback=callback)
+    path = flags.directory / files.SUMMARY
+    found = files.read_json(path)
     try:
-        speed, compiling = float(account["steps_per_second"]), float(account["seconds"]["compile"])
-        running = float(account["seconds"]["total"]) - compiling
-    except (KeyError, TypeError, ValueError):
-        raise ConfigError(f"{path}: is broken") from None
-    keys, state, metrics = _many(keys, state, metrics)
+        speed, compiling = float(found["steps_per_second"]), float(found["seconds"]["compile"])
+        running = float(found["seconds"]["total"]) - compiling
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: is corrupt ({error})") from None
+    if not state.num_updates.ndim:
+        state, metrics = jax.tree.map(lambda leaf: leaf[None], (state, metrics))
     return Result(config, keys, state, metrics, compiling, running, speed)
 
 
-def show(result: Result, console: Console) -> summary.Verdict:
-    """Print the times, and what the agents are worth, which is returned."""
-    verdict = summary.assess(result.config, result.state, result.keys)
+def show(result: Result, console: Console) -> summary.Scores:
+    """Print the times and the agents' scores, which are returned."""
+    scores = score(result.config, result.state, result.keys)
     steps = len(result.keys) * result.config.num_updates * result.config.batch_size
     console.print(f"\ncompile time       {result.compile_seconds:.1f} s")
     console.print(f"run time           {result.run_seconds:.1f} s")
     speed = f"{result.steps_per_second:,.0f} environment steps/s ({steps:,} steps over all agents)"
     console.print(f"throughput         {speed}")
-    summary.show(result.config, result.state, verdict, console)
-    return verdict
+    summary.show(result.config, result.state, scores, console)
+    return scores
 
 
-def read(directory: Path) -> tuple[Config, Array, TrainState]:
-    """`(config, keys, state)` of a run, finished or not, with a leading axis `[num_seeds]`.
+def score(config: Config, state: TrainState, keys: Array) -> summary.Scores:
+    """Score the agents of a run, on episodes that only its first key determines."""
+    return summary.score(config, state, jax.random.fold_in(keys[0], SCORE))
+
+
+def read(flags: Any) -> tuple[Config, Array, TrainState]:
+    """Read `(config, keys, state)` of the run that flags name, finished or not, with a leading axis `[num_seeds]`.
 
     Raises:
-        ConfigError: it cannot be read.
+        RunError: it cannot be read.
     """
-    job = open_job(directory)
-    return job.config, *_many(job.key, newest_state(job))
+    with_cwd(flags.imports)
+    job = open_run(flags.directory, imports=flags.imports).job
+    return job.rows.config, job.rows.keys, newest_state(job)
 
 
 def read_metrics(directory: Path, state: TrainState) -> dict[str, np.ndarray]:
-    """The metrics of a run that led to `state`, `[num_seeds, num_updates]`.
+    """Read the metrics of a run that led to `state`, `[num_seeds, num_updates]`.
 
     Raises:
-        ConfigError: they cannot be read, or are not all there.
+        RunError: they cannot be read, or are not all there.
     """
-    metrics = {name: np.atleast_2d(values) for name, values in logs.read_metrics(directory).items()}
+    metrics = record.read_metrics(directory)
     returns = metrics.get("episode_return", np.empty((0, 0)))
     if len(returns) != len(state.num_updates) or returns.shape[-1] < state.num_updates[0]:
-        raise ConfigError(f"directory={str(directory)!r}: has a broken record: there are not all returns in it")
+        raise RunError(f"directory={str(directory)!r}: has a corrupt record: there are not all returns in it")
     return metrics
 
 
-def _many(keys: Array, *trees: Any) -> Any:
-    """With a leading axis for the agents, even for a run of one."""
-    return (keys, *trees) if keys.ndim else jax.tree.map(lambda leaf: leaf[None], (keys, *trees))
-
-
-def loggers(flags: Any) -> list[logs.MakeLogger]:
-    """The loggers that the flags ask for.
+def loggers(flags: Any) -> list[MakeLogger]:
+    """Choose the loggers that the flags ask for.
 
     Raises:
         ConfigError: one is not installed.
     """
-    known: list[tuple[bool, str, str, logs.MakeLogger]] = [
-        (flags.tensorboard, "tensorboard", "tensorboardX", logs.TensorBoard),
-        (flags.wandb is not None, "wandb", "wandb", partial(logs.WandB, project=flags.wandb, silent=flags.silent)),
+    known: list[tuple[bool, str, str, MakeLogger]] = [
+        (flags.tensorboard, "tensorboard", "tensorboardX", TensorBoard),
+        (flags.wandb is not None, "wandb", "wandb", partial(WandB, project=flags.wandb, silent=flags.silent)),
     ]
     for is_wanted, name, package, _ in known:
         if is_wanted and importlib.util.find_spec(package) is None:

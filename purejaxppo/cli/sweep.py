@@ -1,15 +1,13 @@
 """`purejaxppo sweep`."""
 
-import contextlib
-import logging
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from purejaxppo.cli import runs
+from purejaxppo.cli import progress, runs
 from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, to_config, to_settings
 from purejaxppo.cli.report import show
 from purejaxppo.errors import ConfigError
@@ -19,7 +17,7 @@ from purejaxppo.experiment.reports.report import check_threshold
 HELP = """Train every combination of some fields' values, each from many seeds, and compare them.
 
 Fields that are traced share one compiled program; what does not fit into the memory at once is trained in batches. With
---directory finished batches are kept: the same command goes on where it was stopped, and `report` reads the directory.
+--directory all of it is kept: the same command resumes where it was stopped, and `report` reads the directory.
 
 Example: purejaxppo sweep --env CartPole-v1 --num-seeds 10 --over lr=1e-3,3e-4 hidden_sizes=[64],[64,64]
 """
@@ -30,7 +28,7 @@ def flags(argv: list[str]) -> type:
     """The flags, with the defaults of the preset that is asked for."""
     own = [
         flag("over", tuple[str, ...], (), "swept fields, as name=value,value; those of env_params as env_params.name"),
-        flag("directory", Path | None, None, "directory to keep finished batches in, new or of this very sweep"),
+        flag("directory", Path | None, None, "directory to keep the sweep in, new or of this very sweep"),
         flag("max_bytes", int | None, None, "bound of a program's memory; half of what is free by default"),
         flag("threshold", float | None, None, "return of which the report says when it is reached"),
     ]
@@ -38,11 +36,11 @@ def flags(argv: list[str]) -> type:
 
 
 def main(flags: Any) -> None:
-    """Sweep, with a line for each program and batch, and print the report."""
+    """Sweep, with the progress shown, and print the report."""
     config, seeds = to_config(flags), to_settings(Seeds, flags)
     over = to_values(flags.over)
     check_threshold(flags.threshold)
-    with _interrupt_told(flags.directory), contextlib.nullcontext() if flags.silent else _log_shown():
+    with progress.shown(silent=flags.silent) as callback:
         trials = sweep(
             config,
             jax.random.key(seeds.seed),
@@ -50,12 +48,13 @@ def main(flags: Any) -> None:
             over=over,
             directory=flags.directory,
             max_bytes=flags.max_bytes,
+            callback=callback,
         )
     show(report(trials, threshold=flags.threshold), silent=flags.silent)
 
 
 def to_values(pairs: Sequence[str]) -> dict[str, list[Any]]:
-    """The swept values, `lr=1e-3,3e-4` as `{"lr": [1e-3, 3e-4]}`; what is no number, list or truth value is a word.
+    """Read swept values, `lr=1e-3,3e-4` as `{"lr": [1e-3, 3e-4]}`; what is no number, list or truth value is a word.
 
     Raises:
         ConfigError: a pair is not of that form, or a name occurs twice.
@@ -80,27 +79,3 @@ def _toml(values: str) -> list[Any]:
         return tomllib.loads(f"values = [{values}]")["values"]
     except (tomllib.TOMLDecodeError, RecursionError):
         return []
-
-
-@contextlib.contextmanager
-def _interrupt_told(directory: Path | None) -> Iterator[None]:
-    """After Ctrl-C, say that finished batches are kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = "" if directory is None else "; finished batches are kept: the same command goes on"
-        raise KeyboardInterrupt(f"interrupted{kept}") from None
-
-
-@contextlib.contextmanager
-def _log_shown() -> Iterator[None]:
-    """What the library logs goes to standard error."""
-    log, handler = logging.getLogger("purejaxppo"), logging.StreamHandler()
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        log.removeHandler(handler)

@@ -14,21 +14,21 @@ from purejaxppo.cli.runs import Result
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
 from purejaxppo.errors import ConfigError
-from purejaxppo.experiment import Schedule, run
+from purejaxppo.experiment import RunOptions, run
 from purejaxppo.experiment.runs.run import check_free
 from purejaxppo.ppo import train
 
-HELP = """Train PPO agents, one per seed, all at once in one compiled program, and show what they learned.
+HELP = """Train PPO agents, one per seed, in one compiled program, and print what they learned.
 
 Without flags: 1,024 agents on the treasure gridworld. Another --env or --preset starts from other defaults; its --help
-shows them. With --directory the run can be watched, stopped with Ctrl-C, resumed, and used later.
+shows them. With --directory the run shows its progress and can be stopped with Ctrl-C, resumed, and used later.
 
 Example: purejaxppo train --env CartPole-v1 --num-envs 8 --num-seeds 4 --directory runs/cartpole
 """
 # What makes no difference without --directory.
 RUN_FLAGS = [
     flag("overwrite", bool, False, "delete the run that the directory already holds"),
-    *settings_flags(Schedule),
+    *settings_flags(RunOptions),
     *runs.LOGGER_FLAGS,
 ]
 
@@ -37,18 +37,18 @@ def flags(argv: list[str]) -> type:
     """The flags, with the defaults of the preset that is asked for."""
     own = [
         flag("plot", Path | None, None, "new directory to draw pictures of the run into"),
-        flag("directory", Path | None, None, "new directory to keep the run in: metrics, checkpoints, an account"),
+        flag("directory", Path | None, None, "new directory to keep the run in: metrics, checkpoints, a summary"),
     ]
     return flags_type(HELP, [*config_flags(argv), *own, *RUN_FLAGS, runs.SILENT_FLAG])
 
 
 def main(flags: Any) -> None:
-    """Train, print what came of it, and draw it if that is wanted."""
-    config, seeds, schedule = to_config(flags), to_settings(Seeds, flags), to_settings(Schedule, flags)
+    """Train, print the scores, and draw pictures if they are wanted."""
+    config, seeds, options = to_config(flags), to_settings(Seeds, flags), to_settings(RunOptions, flags)
     _check_run_flags(flags)
     begin = None
     if flags.directory is not None:
-        how = {"schedule": schedule, "loggers": runs.loggers(flags), "overwrite": flags.overwrite}
+        how = {"options": options, "loggers": runs.loggers(flags), "overwrite": flags.overwrite}
         begin = partial(run, config, seeds.keys, flags.directory, **how)
         check_free(flags.directory, flags.overwrite)
     plot = None if flags.plot is None else pictures.new_directory(flags.plot, "plot")
@@ -56,13 +56,13 @@ def main(flags: Any) -> None:
     agents, device = output.agents(seeds.num_seeds), jax.devices()[0].platform
     console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {device}, each:")
     console.print(describe(config))
-    result = train_at_once(config, seeds) if begin is None else runs.go(begin, config, seeds.keys, flags)
-    verdict = runs.show(result, console)
+    result = train_at_once(config, seeds) if begin is None else runs.finish(begin, config, seeds.keys, flags)
+    scores = runs.show(result, console)
     if plot is not None:
-        drawn = pictures.draw_learning(config, result.metrics, verdict, plot)
-        drawn += pictures.draw_map(config, result.state, verdict, plot)
+        drawn = pictures.draw_learning(config, result.metrics, scores, plot)
+        drawn += pictures.draw_map(config, result.state, scores, plot)
         drawn += pictures.draw_updates(config, result.keys[0], plot)
-        drawn += pictures.draw_movies(config, result.state, verdict, result.keys[0], plot)
+        drawn += pictures.draw_movies(config, result.state, scores, result.keys[0], plot)
         pictures.show(drawn, plot, console)
 
 

@@ -2,22 +2,23 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnax
 import jax
 import numpy as np
-from gymnax.environments import spaces
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
 from purejaxppo.environments import adapters, maps
+from purejaxppo.environments.base import Environment
 from purejaxppo.environments.env_checker import check_env
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
-from purejaxppo.environments.interface import Environment, MultiDiscrete
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
+from purejaxppo.environments.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from purejaxppo.environments.tabular import is_tabular, tabulate
+from purejaxppo.environments.task import Task
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.planning import TabularModel
 
@@ -29,29 +30,27 @@ __all__ = [
     "RandomGridWorld",
     "RandomGridWorldParams",
     "TabularModel",
+    "Task",
     "check_env",
     "is_tabular",
     "make",
+    "make_task",
     "tabulate",
 ]
 
 
-def _register() -> None:
-    """Our environments go into gymnax's own registry, so that there is one list of ids."""
-    factories: dict[str, Any] = {f"GridWorld-{name}": functools.partial(GridWorld, name) for name in maps.names()}
-    factories |= {
-        f"GridWorld-{name}-coordinates": functools.partial(GridWorld, name, "coordinates") for name in maps.names()
-    }
-    factories |= {
-        "RandomGridWorld": RandomGridWorld,
-        "FrozenLake8x8-misc": functools.partial(FrozenLake, map_name="8x8"),
-    }
-    for env_id, factory in factories.items():
-        if env_id not in gymnax.registered_envs:
-            gymnax.register(env_id, factory)
+# Our environments by id; all others are gymnax's.
+OURS: dict[str, Callable[[], Any]] = {
+    **{f"GridWorld-{name}": functools.partial(GridWorld, name) for name in maps.names()},
+    **{f"GridWorld-{name}-coordinates": functools.partial(GridWorld, name, "coordinates") for name in maps.names()},
+    "RandomGridWorld": RandomGridWorld,
+    "FrozenLake8x8-misc": functools.partial(FrozenLake, map_name="8x8"),
+}
 
 
-_register()
+def ids() -> list[str]:
+    """The ids of our environments and gymnax's; those of other packages are `suite/name`."""
+    return [*OURS, *gymnax.registered_envs]
 
 
 def resolve(env: Any) -> Any:
@@ -61,9 +60,9 @@ def resolve(env: Any) -> Any:
         ConfigError: neither an id, nor the path of a map, nor an environment.
     """
     if isinstance(env, Path) or (isinstance(env, str) and env.endswith(".txt")):
-        return GridWorld(env)
-    if isinstance(env, str) and env.partition("/")[0] not in adapters.SUITES and env not in gymnax.registered_envs:
-        raise unknown_name("env", env, list(gymnax.registered_envs))
+        return GridWorld(str(env))
+    if isinstance(env, str) and env.partition("/")[0] not in adapters.SUITES and env not in ids():
+        raise unknown_name("env", env, ids())
     return env
 
 
@@ -75,7 +74,15 @@ def make(env: Any) -> Any:
 @functools.cache
 def _make(env_id: str) -> Any:
     # gymnax environments hash by identity: a fresh one for each call would compile each time.
-    return adapters.make(env_id) if "/" in env_id else gymnax.make(env_id)[0]
+    if "/" in env_id:
+        return adapters.make(env_id)
+    return OURS[env_id]() if env_id in OURS else gymnax.make(env_id)[0]
+
+
+def make_task(env: Any, params: Any = None) -> Task:
+    """The task of an environment, by its id or an object, with its default parameters where none are given."""
+    env = make(env)
+    return Task(env, env.default_params if params is None else params)
 
 
 def name_of(env: Any) -> str:
@@ -125,9 +132,9 @@ def check_supported(env: Any, env_params: Any) -> None:
         allowed = "an id, the path of a map (*.txt), or a hashable environment with gymnax's interface"
         raise ConfigError(f"env={env!r}: must be {allowed} ({error!r})") from None
     name = name_of(env)
-    if not isinstance(action_space, spaces.Discrete | MultiDiscrete | spaces.Box):
+    if not isinstance(action_space, Discrete | MultiDiscrete | Box):
         raise ConfigError(f"env={name!r}: must have Discrete, MultiDiscrete or Box actions, but has {action_space}")
-    if not isinstance(obs_space, spaces.Discrete | spaces.Box | spaces.Dict | spaces.Tuple):
+    if not isinstance(obs_space, Discrete | Box | Dict | Tuple):
         raise ConfigError(f"env={name!r}: must have Discrete, Box, Dict or Tuple observations, but has {obs_space}")
     expected: Any = jax.tree.structure(default_params)
     if env_params is not None and jax.tree.structure(env_params) != expected:

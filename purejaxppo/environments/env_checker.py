@@ -1,4 +1,4 @@
-"""What is wrong with a new environment, in plain words."""
+"""Check a custom environment."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import spaces
 from jax import Array
 
-from purejaxppo.environments import interface
+from purejaxppo.environments import spaces
+from purejaxppo.environments.task import Task
 from purejaxppo.keys import is_key
 
 SEED = 0
@@ -42,7 +42,7 @@ def _of_interface(env: Any, params: Any) -> Iterator[str]:
     except TypeError:
         yield "it is not hashable, and so cannot be part of a compiled program: make it a frozen dataclass"
     action_space, obs_space = env.action_space(params), env.observation_space(params)
-    if not isinstance(action_space, spaces.Discrete | spaces.Box | interface.MultiDiscrete):
+    if not isinstance(action_space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete):
         yield f"action_space is {action_space!r}: it must be Discrete, MultiDiscrete or Box"
     if isinstance(action_space, spaces.Box) and not np.all(np.less(action_space.low, action_space.high)):
         yield f"action_space is {action_space!r}: low must be below high"
@@ -55,7 +55,7 @@ def _of_shapes(env: Any, params: Any) -> Iterator[str]:
     key = jax.random.key(SEED)
     obs, state = jax.eval_shape(env.reset, key, params)
     yield from _of_spec("reset's observation", env.observation_space(params), obs)
-    action = jax.eval_shape(lambda obs, key: _random_action(env, params, obs, key), obs, key)
+    action = jax.eval_shape(lambda obs, key: _random_action(Task(env, params), obs, key), obs, key)
     result = jax.eval_shape(env.step, key, state, action, params)
     if len(result) not in (5, 6):
         yield f"step gives {len(result)} values: it must give obs, state, reward, terminated, truncated, info"
@@ -85,7 +85,7 @@ def _of_state(state: Any, new_state: Any) -> Iterator[str]:
 def _of_spec(what: str, space: Any, obs: Any) -> Iterator[str]:
     """Problems of an observation's shape."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        for part, value in interface.parts(space, obs):
+        for part, value in spaces.parts(space, obs):
             yield from _of_spec(what, part, value)
     elif tuple(obs.shape) != tuple(space.shape):
         yield f"{what} has shape {obs.shape}, but observation_space says {tuple(space.shape)}"
@@ -94,20 +94,20 @@ def _of_spec(what: str, space: Any, obs: Any) -> Iterator[str]:
 def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
     """Problems that show when it runs."""
     key_start, key_steps = jax.random.split(jax.random.key(SEED))
-    obs, state = jax.jit(interface.reset, static_argnums=0)(env, key_start, params)
+    task = Task(env, params)
+    obs, state = jax.jit(task.reset)(key_start)
 
     def step(carry: tuple[Any, Any], key: Array) -> Any:
         obs, state = carry
         key_action, key_step = jax.random.split(key)
-        mask = interface.action_mask(env, obs, params)
-        step = interface.step(env, key_step, state, _random_action(env, params, obs, key_action), params)
-        again = interface.step(env, key_step, state, _random_action(env, params, obs, key_action), params)
+        mask = task.action_mask(obs)
+        step, again = (task.step(key_step, state, _random_action(task, obs, key_action)) for _ in range(2))
         return (step.obs, step.state), (step, again, mask)
 
     keys = jax.random.split(key_steps, num_steps)
     _, (steps, again, masks) = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((obs, state))
-    yield from _of_values("observation", interface.observation_space(env), steps.obs)
-    yield from _of_values("final_observation", interface.observation_space(env), steps.next_obs)
+    yield from _of_values("observation", task.observation_space, steps.obs)
+    yield from _of_values("final_observation", task.observation_space, steps.next_obs)
     if not np.all(np.isfinite(steps.reward)):
         yield "a reward is not finite"
     if not all(map(_same, jax.tree.leaves(steps), jax.tree.leaves(again))):
@@ -117,7 +117,7 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
     goes_on = ~np.asarray(steps.done)
     if not all(map(_same, *(_rows(tree, goes_on) for tree in (steps.obs, steps.next_obs)))):
         yield "where an episode goes on, final_observation differs from the observation"
-    if not interface.tells_truncation(env, params):
+    if not task.tells_truncation:
         yield "step gives five values: a time limit cannot be told from a termination; gymnax 1.0 gives six"
     if not np.any(steps.done):
         yield f"no episode ended in {num_steps} random steps: evaluation would not return if none ever does"
@@ -126,7 +126,7 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
 def _of_values(what: str, space: Any, values: Any) -> Iterator[str]:
     """Problems of observations `[T, ...]` outside of their space."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        for part, value in interface.parts(space, values):
+        for part, value in spaces.parts(space, values):
             yield from _of_values(what, part, value)
         return
     low, high = (0, space.n - 1) if isinstance(space, spaces.Discrete) else (space.low, space.high)
@@ -136,9 +136,9 @@ def _of_values(what: str, space: Any, values: Any) -> Iterator[str]:
         yield f"{what} leaves observation_space, which is {space!r}: it was seen from {values.min()} to {values.max()}"
 
 
-def _random_action(env: Any, params: Any, obs: Any, key: Array) -> Array:
+def _random_action(task: Task, obs: Any, key: Array) -> Array:
     """One that the mask allows."""
-    space, mask = env.action_space(params), interface.action_mask(env, obs, params)
+    space, mask = task.action_space, task.action_mask(obs)
     if mask is None:
         return space.sample(key)
     return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf))

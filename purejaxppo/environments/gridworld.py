@@ -12,7 +12,7 @@ from gymnax.environments import spaces
 from jax import Array
 
 from purejaxppo.environments import maps
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.base import Environment
 from purejaxppo.errors import ConfigError
 from purejaxppo.planning import TabularModel
 from purejaxppo.settings import COUNT, FINITE, UNIT_INTERVAL, Number, Settings, traced

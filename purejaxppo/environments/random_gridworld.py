@@ -9,8 +9,8 @@ import numpy as np
 from gymnax.environments import spaces
 from jax import Array
 
+from purejaxppo.environments.base import Environment
 from purejaxppo.environments.gridworld import blown
-from purejaxppo.environments.interface import Environment
 from purejaxppo.environments.maps import ACTIONS, MOVES
 from purejaxppo.errors import ConfigError
 from purejaxppo.settings import COUNT, FINITE, UNIT_INTERVAL, Number, Settings, check_static, traced

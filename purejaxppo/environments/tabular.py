@@ -15,7 +15,7 @@ from gymnax.environments.misc.rooms import EnvState as FourRoomsState
 from gymnax.environments.misc.rooms import FourRooms
 from jax import Array
 
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.base import Environment
 from purejaxppo.errors import ConfigError
 from purejaxppo.planning import TabularModel
 

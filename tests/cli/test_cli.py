@@ -20,7 +20,7 @@ def test_train_prints_what_it_did(capsys):
     assert re.search(r"updates +2 x 32 steps", out)
     assert re.search(r"compile time +\d+\.\d s\nrun time +\d+\.\d s", out)
     assert re.search(r"throughput +[\d,]+ environment steps/s \(192 steps over all agents\)", out)
-    assert re.search(r"mean -?\d+\.\d+, 95% interval \[.+\], best -?\d+\.\d+, worst -?\d+\.\d+", out)
+    assert re.search(r"IQM -?\d+\.\d+, 95% interval \[.+\], best -?\d+\.\d+, worst -?\d+\.\d+", out)
     assert re.search(
         r"optimal return +0\.360, reached by \d of 3 agents\ngap +mean \d+\.\d{4}, worst \d+\.\d{4}; .+% of", out
     )

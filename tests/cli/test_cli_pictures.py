@@ -11,15 +11,15 @@ from PIL import Image
 
 from purejaxppo import cli, optimality, train
 from purejaxppo.cli import pictures
-from purejaxppo.experiment.pictures import animations as render
-from purejaxppo.experiment.pictures import plots
+from purejaxppo.experiment.pictures import animations, maps, training
+from purejaxppo.experiment.reports.statistics import stratified_bootstrap
 from tests.support.flags import SMALL, parse
 from tests.support.small import names
 
 SHORT = ["--env-params", "max_steps_in_episode=3"]  # few frames
 CARTPOLE = ["--env", "CartPole-v1", "--num-envs", "4", "--num-steps", "32", "--total-timesteps", "256"]
 ALWAYS = ["learning.png", "ratios.png", "surrogate.png"]
-ON_MAPS = ["crowd.gif", "learning.png", "map.png", "ratios.png", "surrogate.png", "walk.gif"]
+ON_MAPS = ["agents.gif", "episode.gif", "learning.png", "map.png", "ratios.png", "surrogate.png"]
 
 
 def check_images(directory):
@@ -41,10 +41,12 @@ def test_a_gridworld_gets_every_picture(tmp_path, capsys):
 
 def test_an_empty_directory_and_the_exact_return(tmp_path, capsys, monkeypatch):
     seen = {}
-    draw = plots.learning_curves
-    monkeypatch.setattr(plots, "learning_curves", lambda *args, **more: seen.update(curves=args, **more) or draw(*args))
+    draw = training.learning_curves
+    monkeypatch.setattr(
+        training, "learning_curves", lambda *args, **more: seen.update(curves=args, **more) or draw(*args)
+    )
     for name in ("surrogate", "ratio_histograms"):
-        monkeypatch.setattr(plots, name, lambda *_: Figure())
+        monkeypatch.setattr(training, name, lambda *_: Figure())
     path = tmp_path / "map.txt"
     path.write_text("S.M\n.D.\n")
     (tmp_path / "empty").mkdir()
@@ -62,10 +64,10 @@ def test_an_empty_directory_and_the_exact_return(tmp_path, capsys, monkeypatch):
 
 
 def test_other_environments_get_the_pictures_that_need_no_map(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(render, "MOST_FRAMES", 5)
-    assert cli.main(["train", *CARTPOLE, "--hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
+    monkeypatch.setattr(animations, "MOST_FRAMES", 5)
+    assert cli.main(["train", *CARTPOLE, "--network.hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
     has_pygame = importlib.util.find_spec("pygame") is not None
-    expected = [*ALWAYS, "walk.gif"] if has_pygame else ALWAYS
+    expected = ["episode.gif", *ALWAYS] if has_pygame else ALWAYS
     assert names(tmp_path / "new") == expected
     out = capsys.readouterr().out
     assert f"{', '.join(expected)} in {tmp_path / 'new'}" in out
@@ -77,15 +79,15 @@ def test_other_environments_get_the_pictures_that_need_no_map(tmp_path, capsys, 
 
 
 def test_a_run_in_which_no_episode_ends_is_drawn_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(render, "can_draw", lambda env: False)
+    monkeypatch.setattr(animations, "can_draw", lambda env: False)
     for name in ("surrogate", "ratio_histograms"):
-        monkeypatch.setattr(plots, name, lambda *_: Figure())
+        monkeypatch.setattr(training, name, lambda *_: Figure())
     flags = ["--env", "CartPole-v1", "--num-envs", "4", "--num-steps", "4", "--total-timesteps", "32"]
-    assert cli.main(["train", *flags, "--hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
+    assert cli.main(["train", *flags, "--network.hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
     assert names(tmp_path / "new") == ALWAYS
 
 
-def test_maps_and_walks_are_of_the_agent_with_the_median_return(tmp_path, monkeypatch):
+def test_maps_and_episodes_are_of_the_agent_with_the_median_return(tmp_path, monkeypatch):
     drawn = {}
 
     def record(name, index, result=None):
@@ -97,11 +99,11 @@ def test_maps_and_walks_are_of_the_agent_with_the_median_return(tmp_path, monkey
 
     blank = Figure()
     for name in ("surrogate", "ratio_histograms"):
-        monkeypatch.setattr(plots, name, record(name, 1, blank))
-    monkeypatch.setattr(plots, "learning_curves", record("curves", 0, blank))
-    monkeypatch.setattr(plots, "gridworld", record("map", 1, blank))
-    monkeypatch.setattr(render, "walk", record("walk", 1))
-    monkeypatch.setattr(render, "crowd", record("crowd", 1))
+        monkeypatch.setattr(training, name, record(name, 1, blank))
+    monkeypatch.setattr(training, "learning_curves", record("curves", 0, blank))
+    monkeypatch.setattr(maps, "gridworld", record("map", 1, blank))
+    monkeypatch.setattr(animations, "animate_episode", record("episode", 1))
+    monkeypatch.setattr(animations, "animate_agents", record("agents", 1))
     # Trained hard but briefly, so that the agents differ.
     flags = [*SMALL, "--lr", "0.05", "--num-seeds", "5", "--seed", "1"]
     assert cli.main(["train", *flags, "--plot", str(tmp_path / "new")]) == 0
@@ -110,9 +112,9 @@ def test_maps_and_walks_are_of_the_agent_with_the_median_return(tmp_path, monkey
     states, metrics = trained(config, seeds)
     returns = np.asarray(jax.vmap(lambda state: optimality(config, state).expected_return)(states))
     assert len(np.unique(returns)) > 2
-    for name in ("map", "walk"):
+    for name in ("map", "episode"):
         np.testing.assert_allclose(optimality(config, drawn[name]).expected_return, np.median(returns), rtol=1e-5)
-    assert drawn["crowd"].num_updates.shape == (5,)  # all of them
+    assert drawn["agents"].num_updates.shape == (5,)  # all of them
     np.testing.assert_allclose(drawn["curves"], metrics["episode_return"], rtol=1e-5)
     assert drawn["surrogate"].num_updates == config.num_updates // 10
     keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.split(jax.random.key(1))[0], 5)))
@@ -169,10 +171,10 @@ def test_exact_lines_are_what_optimality_says_and_nothing_is_drawn_unasked(tmp_p
     np.testing.assert_allclose([float(mean), float(worst)], [exact.gap.mean(), exact.gap.max()], atol=5.1e-5)
     np.testing.assert_allclose(float(share) / 100, exact.optimal_fraction.mean(), atol=5.1e-4)
     assert (int(reached), int(num_agents)) == (np.sum(exact.gap < 1e-3), 3)
-    mean, top, bottom = re.search(r"return +mean (\S+), .*best (\S+), worst (\S+)", out).groups()
+    numbers = re.search(r"return +IQM (\S+), 95% interval \[(\S+), (\S+)\], best (\S+), worst (\S+)", out).groups()
     returns = exact.expected_return
-    expected = [returns.mean(), returns.max(), returns.min()]
-    np.testing.assert_allclose([float(mean), float(top), float(bottom)], expected, atol=5.1e-4)
+    expected = [*stratified_bootstrap(returns), returns.max(), returns.min()]
+    np.testing.assert_allclose([float(number) for number in numbers], expected, atol=5.1e-4)
     assert "exact expectation of the greedy policy" in out
     assert "episodes" not in out[out.index("return  ") :]
     assert np.all(exact.gap > 0.01)  # so that the numbers say something

@@ -56,15 +56,15 @@ def test_a_run_that_is_stopped_resumed_and_used(tmp_path, capsys, monkeypatch):
     assert main("plot", directory) == 0
     assert main("render", directory) == 0
     drawn = [line.split(" in ")[0] for line in capsys.readouterr().out.splitlines()]
-    assert drawn == ["pictures           learning.png, map.png", "pictures           crowd.gif, walk.gif"]
-    for name in ("pictures/learning.png", "pictures/map.png", "pictures/walk.gif", "../half/learning.png"):
+    assert drawn == ["pictures           learning.png, map.png", "pictures           agents.gif, episode.gif"]
+    for name in ("pictures/learning.png", "pictures/map.png", "pictures/episode.gif", "../half/learning.png"):
         with Image.open(directory / name) as picture:
             assert picture.format == name[-3:].upper()
     assert main("evaluate", directory, "--num-episodes", "4") == 0
     out = capsys.readouterr().out
     assert "3 agents after 2 of 2 updates" in out
-    assert re.search(r"greedy +mean -?\d+\.\d+, 95% interval", out)
-    assert re.search(r"sampled +mean -?\d+\.\d+, 95% interval", out)
+    assert re.search(r"greedy +IQM -?\d+\.\d+, 95% interval", out)
+    assert re.search(r"sampled +IQM -?\d+\.\d+, 95% interval", out)
     assert "optimal return" in out
 
 
@@ -172,7 +172,7 @@ def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys, 
     capsys.readouterr()
     assert main("plot", tmp_path / "run", "--output", tmp_path / "full") == 2
     assert "must be a new or empty directory; nothing is overwritten" in capsys.readouterr().err
-    monkeypatch.setattr("purejaxppo.experiment.render.can_draw", lambda env: False)
+    monkeypatch.setattr("purejaxppo.experiment.pictures.animations.can_draw", lambda env: False)
     assert main("render", tmp_path / "run", "--output", tmp_path / "new") == 2
     assert "env='GridWorld-treasure': must be a GridWorld, or one that gymnax draws" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

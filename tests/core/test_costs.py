@@ -2,7 +2,7 @@
 
 import pytest
 
-from purejaxppo import Config, GridWorld, costs
+from purejaxppo import MLP, Config, GridWorld, costs
 
 
 @pytest.mark.parametrize("num_envs", [4, 1024])
@@ -11,7 +11,7 @@ def test_flops_of_a_policy_without_table(num_envs):
 
 
 def test_flops_follow_epochs_and_widths():
-    config = Config(env="CartPole-v1", num_epochs=1, hidden_sizes=())
+    config = Config(env="CartPole-v1", num_epochs=1, network=MLP(hidden_sizes=()))
     assert costs.multiplied_weights(config) == 4 * 2 + 4 * 1
     assert costs.flops_per_step(config) == 2 * 12 * (1 + 3)
 

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
-from purejaxppo.evaluation import EVALUATION
 from purejaxppo.policies import policy_table
+
+from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
+from purejaxppo.evaluation import EVALUATION
 from tests.support import probes
 
 KEY = jax.random.key(3)
-CONFIG = Config(num_envs=8, num_steps=16, total_timesteps=8 * 16 * 20, lr=1e-2, hidden_sizes=(16,))
+CONFIG = Config(num_envs=8, num_steps=16, total_timesteps=8 * 16 * 20, lr=1e-2, network=MLP(hidden_sizes=(16,)))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ class RandomLength(probes.Probe):
 
 
 def test_every_episode_counts_once_however_long():
-    config = Config(env=RandomLength(), num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=())
+    config = Config(env=RandomLength(), num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=()))
     episodes = evaluate(config, init(config, KEY), KEY, num_episodes=20_000)
     assert episodes.episode_return.shape == episodes.episode_length.shape == (20_000,)
     np.testing.assert_array_equal(episodes.episode_return, episodes.episode_length)
@@ -97,7 +97,7 @@ def test_act_with_a_key_samples_the_policy(state):
 
 
 def test_act_on_boxes_and_wrong_shapes():
-    config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=(4,))
+    config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
     state = init(config, KEY)
     assert act(config, state, np.zeros(4)).shape == ()
     assert act(config, state, np.zeros((3, 2, 4))).shape == (3, 2)

@@ -48,7 +48,7 @@ def brute_force(text):
 
 
 def test_treasure_is_learned_from_every_cell_by_every_seed():
-    config = Config(num_envs=64, num_steps=64, total_timesteps=64 * 64 * 60, lr=5e-3, hidden_sizes=(64,))
+    config = Config(num_envs=64, num_steps=64, total_timesteps=64 * 64 * 60, lr=5e-3, network=MLP(hidden_sizes=(64,)))
     states, _ = train_seeds(config, 16)
     cells, symbol, neighbours, best = brute_force(read("treasure"))
     moves = np.asarray(jax.vmap(lambda state: act(config, state, jnp.arange(len(cells))))(states))
@@ -109,7 +109,8 @@ def test_many_seeds_never_hang():
     """Concurrent LAPACK calls under vmap once blocked both threads of a two-core machine for ever."""
     program = """
 import jax, purejaxppo
-config = purejaxppo.Config(num_envs=4, num_steps=8, total_timesteps=64, hidden_sizes=(64, 64))
+from purejaxppo import MLP
+config = purejaxppo.Config(num_envs=4, num_steps=8, total_timesteps=64, network=MLP(hidden_sizes=(64, 64)))
 program = jax.jit(jax.vmap(purejaxppo.train, in_axes=(None, 0)))
 for seed in range(20):
     jax.block_until_ready(program(config, jax.random.split(jax.random.key(seed), 64)))

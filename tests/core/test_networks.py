@@ -11,7 +11,7 @@ import scipy.special
 import scipy.stats
 from gymnax.environments import spaces
 
-from purejaxppo import DiagGaussian, MultiCategorical, TanhGaussian
+from purejaxppo import MLP, DiagGaussian, MultiCategorical, TanhGaussian
 from purejaxppo.environments import MultiDiscrete
 from purejaxppo.networks import (
     ActorCritic,
@@ -121,7 +121,7 @@ PLAIN = Shape(
     action_space=spaces.Discrete(4),
     num_categories=10,
     channels=(),
-    hidden_sizes=(16, 8),
+    network=MLP(hidden_sizes=(16, 8)),
     activation="tanh",
     layer_norm=False,
     is_recurrent=False,
@@ -131,7 +131,7 @@ PLAIN = Shape(
 )
 
 
-def network(hidden_sizes=(16, 8), **changes):
+def network(network=MLP(hidden_sizes=(16, 8)), **changes):
     return ActorCritic(PLAIN._replace(hidden_sizes=hidden_sizes, **changes))
 
 
@@ -256,21 +256,21 @@ def test_product_and_its_derivatives_are_those_of_numpy(shape):
 
 # The other kinds of networks
 
-IMAGE = {"num_categories": None, "channels": (3, 2), "hidden_sizes": (8,)}
+IMAGE = {"num_categories": None, "channels": (3, 2), "network": MLP(hidden_sizes=(8,))}
 ACTIONS = spaces.Discrete(4)
 BOX = spaces.Box(-1, 1, (3,))
 CHOICES = MultiDiscrete((2, 5, 3))
 KINDS = {
     "mlp": ({}, 0),
     "mlp of vectors": ({"num_categories": None}, jnp.ones(10)),
-    "one layer": ({"hidden_sizes": (16,)}, 0),
-    "no layers": ({"hidden_sizes": ()}, 0),
+    "one layer": ({"network": MLP(hidden_sizes=(16,))}, 0),
+    "no layers": ({"network": MLP(hidden_sizes=())}, 0),
     "layer norm": ({"layer_norm": True}, 0),
     "shared": ({"shared_torso": True}, 0),
     "continuous": ({"action_space": BOX}, 0),
     "choices": ({"action_space": CHOICES}, 0),
     "cnn": (IMAGE, jnp.ones((7, 6, 2))),
-    "cnn without hidden layers": (IMAGE | {"hidden_sizes": ()}, jnp.ones((7, 6, 2))),
+    "cnn without hidden layers": (IMAGE | {"network": MLP(hidden_sizes=())}, jnp.ones((7, 6, 2))),
     "cnn, shared": (IMAGE | {"shared_torso": True}, jnp.ones((7, 6, 2))),
     "gru": ({"is_recurrent": True}, 0),
     "gru, shared": ({"is_recurrent": True, "shared_torso": True}, 0),
@@ -452,7 +452,7 @@ def test_outputs_stand_for_the_distribution_that_the_actions_need(kind, cls):
     if cls is DiagGaussian:
         networks = params["params"]["networks"]
         np.testing.assert_array_equal(distribution.log_std[1, 2], networks.log_std)
-        squashed, _ = ActorCritic(shape_of(kind)._replace(squash_actions=True)).apply(params, x)
+        squashed, _ = ActorCritic(shape_of(kind)._replace(network=MLP(distribution="tanh_gaussian"))).apply(params, x)
         assert isinstance(squashed, TanhGaussian)
         np.testing.assert_array_equal(squashed.normal.mean, distribution.mean)
     else:

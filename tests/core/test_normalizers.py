@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, act, evaluate, init, ppo, train, update
+from purejaxppo import MLP, Config, act, evaluate, init, ppo, train, update
 from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, normalize, scale_rewards
 from tests.support import probes
 from tests.support.small import assert_trees_close, collect, quickly
@@ -121,7 +121,7 @@ CONFIG = Config(
     num_envs=4,
     num_steps=8,
     total_timesteps=4 * 8 * 3,
-    hidden_sizes=(6,),
+    network=MLP(hidden_sizes=(6,)),
     lr=1e-2,
     normalize_obs=True,
     normalize_reward=True,

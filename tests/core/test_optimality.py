@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from purejaxppo import (
+    MLP,
     Config,
     ConfigError,
     GridWorld,
@@ -34,7 +35,7 @@ CONFIG = Config(
     total_timesteps=8 * 16 * 12,
     lr=1e-2,
     gamma=0.9,
-    hidden_sizes=(16,),
+    network=MLP(hidden_sizes=(16,)),
 )
 LAKE = CONFIG.replace(env="FrozenLake-misc", env_params=None)
 FIELDS = ("optimal_return", "expected_return", "gap", "success", "value_error", "optimal_fraction")
@@ -154,7 +155,9 @@ def noisy(params, key):
 
 
 # One row of a table per cell: the networks can then be any policy and any critic.
-TABLE = CONFIG.replace(hidden_sizes=(), gamma=1.0, env_params=GridWorldParams(money=1.0, max_steps_in_episode=30))
+TABLE = CONFIG.replace(
+    network=MLP(hidden_sizes=()), gamma=1.0, env_params=GridWorldParams(money=1.0, max_steps_in_episode=30)
+)
 
 
 def drawn(config, logits, value):
@@ -209,7 +212,11 @@ def visited_of(model):
 
 def test_training_closes_the_gap():
     config = CONFIG.replace(
-        env=GridWorld("S.m\n..D\n..M"), env_params=None, total_timesteps=8 * 16 * 80, hidden_sizes=(), lr=0.03
+        env=GridWorld("S.m\n..D\n..M"),
+        env_params=None,
+        total_timesteps=8 * 16 * 80,
+        network=MLP(hidden_sizes=()),
+        lr=0.03,
     )
     state, metrics = train(config.replace(exact_return=True), KEY)
     got = optimality(config, state)
@@ -222,7 +229,7 @@ def test_training_closes_the_gap():
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "RandomGridWorld"])
 def test_environments_without_a_model_are_refused(env):
-    config = Config(env=env, num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=())
+    config = Config(env=env, num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=()))
     with pytest.raises(ConfigError, match=f"env='{env}': must be an environment whose model is known"):
         optimality(config, init(config, KEY))
     with pytest.raises(ConfigError, match="exact_return=True"):
@@ -282,7 +289,7 @@ ENDLESS = Config(
     total_timesteps=16 * 16 * 250,
     gamma=0.9,
     lr=0.05,
-    hidden_sizes=(),
+    network=MLP(hidden_sizes=()),
 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from purejaxppo import Config, GridWorld, GridWorldParams, acting, gae, init, policies, ppo, train, update
+from purejaxppo import MLP, Config, GridWorld, GridWorldParams, acting, gae, init, policies, ppo, train, update
 from purejaxppo.environments import RandomGridWorld
 from tests.support import probes
 from tests.support.small import assert_trees_close, collect, quickly
@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
     "num_envs": 8,
     "num_steps": 16,
     "total_timesteps": 8 * 16 * 4,
-    "hidden_sizes": (16,),
+    "network": MLP(hidden_sizes=(16,)),
     "lr": 2.5e-3,
 }
 KINDS = {
@@ -245,7 +245,7 @@ CHANGES: list[dict[str, Any]] = [
     {"num_minibatches": 2},
     {"num_steps": 8},
     {"num_envs": 4},
-    {"hidden_sizes": (16, 16)},
+    {"network": MLP(hidden_sizes=(16, 16))},
     {"activation": "relu"},
     {"lr_schedule": "constant"},
     {"normalize_advantage": False},
@@ -309,7 +309,7 @@ def test_defaults_are_those_of_cleanrl_and_every_addition_is_off():
         "num_epochs": 4,
         "num_minibatches": 4,
         "network": "mlp",
-        "hidden_sizes": (64, 64),
+        "network": MLP(hidden_sizes=(64, 64)),
         "activation": "tanh",
         "normalize_advantage": True,
         "lr": 2.5e-4,
@@ -397,7 +397,13 @@ def test_a_pool_gives_every_new_episode_one_of_its_beginnings():
 
 @pytest.mark.slow
 def test_a_pool_is_as_good_as_resets():
-    settings = {"num_envs": 32, "num_steps": 32, "total_timesteps": 32 * 32 * 60, "lr": 5e-3, "hidden_sizes": (32,)}
+    settings = {
+        "num_envs": 32,
+        "num_steps": 32,
+        "total_timesteps": 32 * 32 * 60,
+        "lr": 5e-3,
+        "network": MLP(hidden_sizes=(32,)),
+    }
     config = Config(env="CartPole-v1", **settings)
     for pool in (0, 16):
         metrics = train(config.replace(reset_pool=pool), KEY)[1]

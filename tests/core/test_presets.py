@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, preset, presets
-from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams, interface, make
+from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, preset, presets
+from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams, make, make_task
 from tests.support.flags import parse
 
 
@@ -29,7 +29,7 @@ def test_serrano_is_the_videos_setting():
     env = make(config.env)
     row, column = np.asarray(jax.vmap(env.features)(jnp.arange(31))).T
     np.testing.assert_allclose(np.stack([row, column], axis=1), 2 * env.map.position / 5 - 1, atol=1e-6)
-    assert interface.action_space(env).n == 4
+    assert make_task(env).action_space.n == 4
 
 
 def test_fields_can_be_changed():
@@ -41,7 +41,9 @@ def test_a_file_of_ones_own(tmp_path):
     (tmp_path / "map.txt").write_text("S.M\n.D.\n")
     path = tmp_path / "mine.toml"
     path.write_text(f'env = "{tmp_path}/map.txt"\nlr = 1\nhidden_sizes = [3]\n[env_params]\nslip = 0.5\n')
-    expected = Config(env=GridWorld("S.M\n.D."), lr=1.0, hidden_sizes=(3,), env_params=GridWorldParams(slip=0.5))
+    expected = Config(
+        env=GridWorld("S.M\n.D."), lr=1.0, network=MLP(hidden_sizes=(3,)), env_params=GridWorldParams(slip=0.5)
+    )
     assert preset(path) == preset(str(path)) == expected
 
 
@@ -112,7 +114,7 @@ WRITTEN = {
         num_steps=5,
         num_epochs=2,
         num_minibatches=1,
-        hidden_sizes=(),
+        network=MLP(hidden_sizes=()),
         activation="relu",
         lr_schedule="cosine",
         lr_end=1e-5,

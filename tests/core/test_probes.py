@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from purejaxppo import Config, act, train
 from purejaxppo.policies import evaluate_networks
+
+from purejaxppo import MLP, Config, act, train
 from tests.support import probes
 
 GAMMA = 0.9
@@ -14,7 +14,13 @@ GAMMA = 0.9
 
 def learn(env):
     config = Config(
-        env=env, num_envs=16, num_steps=16, total_timesteps=16 * 16 * 150, lr=5e-3, gamma=GAMMA, hidden_sizes=(16,)
+        env=env,
+        num_envs=16,
+        num_steps=16,
+        total_timesteps=16 * 16 * 150,
+        lr=5e-3,
+        gamma=GAMMA,
+        network=MLP(hidden_sizes=(16,)),
     )
     state, _ = train(config, jax.random.key(0))
 
@@ -64,7 +70,7 @@ def test_truncation_is_bootstrapped(gae_lambda):
         lr=1e-2,
         gamma=GAMMA,
         gae_lambda=gae_lambda,
-        hidden_sizes=(16,),
+        network=MLP(hidden_sizes=(16,)),
     )
     state, _ = train(config, jax.random.key(0))
     value = evaluate_networks(config, state.agent, jnp.zeros((1, 1)))[0].value[0]

@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 
 from purejaxppo import (
+    MLP,
     Config,
     ConfigError,
     act,
@@ -36,7 +37,7 @@ CONFIG = Config(
     total_timesteps=4 * 8 * 4,
     num_epochs=2,
     num_minibatches=2,
-    hidden_sizes=(6,),
+    network=MLP(hidden_sizes=(6,)),
     lr=1e-2,
 )
 values, learn_once, loss = (partial(quickly, function) for function in (acting.values, update, ppo._loss))
@@ -252,9 +253,9 @@ def test_what_needs_no_memory_refuses_one(initial):
 
 def test_a_memory_recalls_what_is_no_longer_seen():
     settings = {"env": probes.Recall(), "num_envs": 32, "num_steps": 12, "total_timesteps": 32 * 12 * 50, "lr": 1e-2}
-    config = Config(**settings, network="gru", hidden_sizes=(8,), num_minibatches=2)
+    config = Config(**settings, network="gru", network=MLP(hidden_sizes=(8,)), num_minibatches=2)
     assert quickly(train, config, KEY)[1]["episode_return"][-1] > 0.9
-    without = Config(**settings, network="mlp", hidden_sizes=(8,), num_minibatches=2)
+    without = Config(**settings, network="mlp", network=MLP(hidden_sizes=(8,)), num_minibatches=2)
     assert abs(quickly(train, without, KEY)[1]["episode_return"][-1]) < 0.5
 
 

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, ppo, train
+from purejaxppo import MLP, Config, ConfigError, ppo, train
 from purejaxppo.schedules import scheduled
 from tests.support import probes
 from tests.support.small import quickly
 
 KEY = jax.random.key(2)
-CONFIG = Config(env=probes.RewardByBoth(), num_envs=4, num_steps=4, total_timesteps=64, hidden_sizes=(4,), lr=1e-2)
+CONFIG = Config(
+    env=probes.RewardByBoth(), num_envs=4, num_steps=4, total_timesteps=64, network=MLP(hidden_sizes=(4,)), lr=1e-2
+)
 NAMES = "lr", "clip_eps", "ent_coef"
 CLOSED_FORMS = {
     "constant": lambda start, end, progress: start + 0 * progress,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gymnax.environments import spaces
 
+from purejaxppo import MLP
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorldParams, RandomGridWorldParams
 from purejaxppo.errors import ConfigError, unknown_name
@@ -306,7 +307,7 @@ def test_equality_and_hash():
     assert Config(lr=1) != Config(lr=2)
     assert Config(num_envs=8) != Config()
     assert len({Config(), Config(lr=2.5e-4), Config(num_envs=8), Config(num_envs=jnp.int32(8))}) == 2
-    assert Config(hidden_sizes=[8]) == Config(hidden_sizes=(8,))
+    assert Config(network=MLP(hidden_sizes=[8])) == Config(network=MLP(hidden_sizes=(8,)))
 
     class Other(Small):
         pass
@@ -319,7 +320,11 @@ def test_equality_and_hash():
 )
 def test_copies(duplicate):
     params = GridWorldParams(slip=0.1, step_cost=2)
-    for settings in (Config(lr=0.1, env="GridWorld-cliff", env_params=params, hidden_sizes=(3,)), params, Config()):
+    for settings in (
+        Config(lr=0.1, env="GridWorld-cliff", env_params=params, network=MLP(hidden_sizes=(3,))),
+        params,
+        Config(),
+    ):
         twin = duplicate(settings)
         assert twin == settings
         assert hash(twin) == hash(settings)
@@ -399,8 +404,8 @@ class Unbounded(probes.Probe):
         ({}, "channels", (8,), "(16,), which is not used, with network='mlp'"),
         ({"network": "gru"}, "channels", (8,), "(16,), which is not used, with network='gru'"),
         ({"network": "gru"}, "hidden_sizes", (), "not empty, with network='gru'"),
-        ({"hidden_sizes": ()}, "layer_norm", True, "False: there are no hidden layers"),
-        ({"hidden_sizes": ()}, "shared_torso", True, "False: there are no hidden layers to share"),
+        ({"network": MLP(hidden_sizes=())}, "layer_norm", True, "False: there are no hidden layers"),
+        ({"network": MLP(hidden_sizes=())}, "shared_torso", True, "False: there are no hidden layers to share"),
         ({"network": "gru"}, "num_minibatches", 8, "a divisor of num_envs = 4, as a network with a memory learns from"),
         ({}, "network", "lstm", "one of 'mlp', 'cnn', 'gru', or a hashable flax module"),
         (CARTPOLE, "squash_actions", True, "False: the actions of env='CartPole-v1' are not continuous"),
@@ -442,8 +447,8 @@ def test_pools_need_an_environment_that_does_not_reset_itself():
 @pytest.mark.parametrize("value", [8, "88", None, (8.0,), (True,), (0,), (8, -1), ("8",), {8}, np.array([8])], ids=repr)
 def test_hidden_sizes(value):
     assert refused(Config, hidden_sizes=value) == "a sequence of integers >= 1"
-    assert Config(hidden_sizes=()).hidden_sizes == ()
-    assert Config(hidden_sizes=[8, 4]).hidden_sizes == (8, 4)
+    assert Config(network=MLP(hidden_sizes=())).hidden_sizes == ()
+    assert Config(network=MLP(hidden_sizes=[8, 4])).hidden_sizes == (8, 4)
 
 
 def test_sizes():

@@ -19,10 +19,11 @@ blocks, run = DRAW["blocks"], DRAW["run"]
 def test_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     text = page.read_text()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     printed = run(text)
     if blocks(text, "text"):
         assert printed == "".join(blocks(text, "text"))
-    drawn = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    drawn = {path.name for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".py"}
     assert drawn == {Path(name).name for name in re.findall(r"\]\((pictures/.*?)\)", text)}
 
 

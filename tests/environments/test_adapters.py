@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from purejaxppo import Config, ConfigError
-from purejaxppo.environments import interface, make
+from purejaxppo.environments import Task, make, make_task
 
 pytestmark = pytest.mark.usefixtures("promoted_ranks")
 
@@ -47,13 +47,13 @@ def test_what_is_loaded_while_a_program_is_traced_is_good_for_the_next(suite):
     if hasattr(env, "suite"):
         assert not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(vars(env.suite)))
     else:
-        interface.reset(env, jax.random.key(0), env.default_params)
+        Task(env, env.default_params).reset(jax.random.key(0))
     assert max(function.cache_info().misses for function in cached) == 1
 
     def play(key):  # the package's own modules must not have kept tracers either
-        _, state = interface.reset(env, key, env.default_params)
-        action = interface.action_space(env).sample(key)
-        return interface.step(env, key, state, action, env.default_params).reward
+        _, state = Task(env, env.default_params).reset(key)
+        action = make_task(env).action_space.sample(key)
+        return Task(env, env.default_params).step(key, state, action).reward
 
     constants = jax.make_jaxpr(play)(jax.random.key(0)).consts
     assert not any(isinstance(constant, jax.core.Tracer) for constant in constants)

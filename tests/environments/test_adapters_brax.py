@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, ConfigError, train
-from purejaxppo.environments import interface
+from purejaxppo.environments import Task
 from tests.support.small import SMALL, assert_trains
 
 envs = pytest.importorskip("brax.envs")
@@ -26,7 +26,7 @@ def played(push, limit, num_steps=12):
     action = jnp.full((1,), push, jnp.float32)
 
     def ours(carry, key):
-        step = interface.step(env, key, carry[1], action, params)
+        step = Task(env, params).step(key, carry[1], action)
         return (step.obs, step.state), step
 
     def theirs(state, _):
@@ -34,7 +34,7 @@ def played(push, limit, num_steps=12):
         return state, (state.obs, state.reward, state.done)
 
     def both(key):
-        start = interface.reset(env, key, params)
+        start = Task(env, params).reset(key)
         steps = jax.lax.scan(ours, start, jax.random.split(key, num_steps))[1]
         first = jax.tree.map(jnp.asarray, raw.reset(key))
         return start, steps, first.obs, jax.lax.scan(_strong(theirs), first, None, num_steps)[1]

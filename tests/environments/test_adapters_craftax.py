@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, train
-from purejaxppo.environments import interface
+from purejaxppo.environments import Task
 
 craftax_env = pytest.importorskip("craftax.craftax_env")
 adapter = pytest.importorskip("purejaxppo.environments.adapters.craftax")
@@ -25,7 +25,7 @@ def program():
     raw = craftax_env.make_craftax_env_from_name(CLASSIC, auto_reset=False)
 
     def ours(params, state, inputs):
-        step = interface.step(env, *_in_order(state, inputs), params)
+        step = Task(env, params).step(*_in_order(state, inputs))
         return step.state, step
 
     def theirs(state, inputs):
@@ -36,7 +36,7 @@ def program():
 
     @jax.jit
     def run(params, health, key, actions):
-        obs, state = interface.reset(env, key, params)
+        obs, state = Task(env, params).reset(key)
         state = state.replace(player_health=jnp.where(health < 0, state.player_health, health))
         raw_obs, raw_state = raw.reset_env(key, raw.default_params)
         inputs = jax.random.split(key, NUM_STEPS), actions

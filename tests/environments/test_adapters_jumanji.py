@@ -7,11 +7,12 @@ import pytest
 from gymnax.environments import spaces
 
 from purejaxppo import Config, ConfigError, train
-from purejaxppo.environments import MultiDiscrete, interface, make
+from purejaxppo.environments import MultiDiscrete, make
 from tests.support.small import assert_trees_equal
 
 jumanji = pytest.importorskip("jumanji")
 
+from purejaxppo.environments import Task, make_task
 from purejaxppo.environments.adapters import jumanji as adapter  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("promoted_ranks")
@@ -22,16 +23,16 @@ SNAKE = "jumanji/Snake-v1"
 
 
 def play(env, num_steps, params=None, action=None, seed=0):
-    """The start, the actions, and the `interface.Step` of each; the actions are random, or always the same."""
+    """The start, the actions, and the `Step` of each; the actions are random, or always the same."""
     params = env.default_params if params is None else params
     key_reset, *keys = jax.random.split(jax.random.key(seed), num_steps + 1)
-    obs, state = interface.reset(env, key_reset, params)
+    obs, state = Task(env, params).reset(key_reset)
 
     def step(carry, key):
         obs, state = carry
         key_action, key_step = jax.random.split(key)
         move = available(env, key_action, obs, params) if action is None else jnp.asarray(action)
-        result = interface.step(env, key_step, state, move, params)
+        result = Task(env, params).step(key_step, state, move)
         return (result.obs, result.state), (move, result)
 
     _, (actions, steps) = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys))((obs, state), jnp.stack(keys))
@@ -40,7 +41,7 @@ def play(env, num_steps, params=None, action=None, seed=0):
 
 def available(env, key, obs, params):
     """A random action among those available."""
-    mask, space = interface.action_mask(env, obs, params), interface.action_space(env)
+    mask, space = Task(env, params).action_mask(obs), make_task(env).action_space
     return space.sample(key) if mask is None else jax.random.categorical(key, jnp.log(mask), axis=-1)
 
 
@@ -66,7 +67,7 @@ def test_steps_are_those_of_the_package(task):
             mask = np.asarray(timestep.observation.action_mask)
             assert mask.any(axis=None if joint else -1).all()
             np.testing.assert_array_equal(env.action_mask(obs, params), mask.reshape(-1) if joint else mask)
-        action = available(env, key, interface.typed(env, obs), params)
+        action = available(env, key, make_task(env).typed(obs), params)
         obs, state, reward, terminated, info = step(key, state, action, params)
         if joint:  # one number for a combination
             action = np.array(np.unravel_index(action, np.asarray(raw.action_spec.num_values)))
@@ -87,14 +88,14 @@ def test_environments_step_reset_and_fit_their_spaces(task):
     space, action_space = env.observation_space(), env.action_space()
     assert jax.tree.map(jnp.shape, obs) == shapes(space)
     assert actions.shape[1:] == action_space.shape
-    features = jax.vmap(lambda obs: interface.features(env, obs))(steps.obs)
+    features = jax.vmap(lambda obs: make_task(env).features(obs))(steps.obs)
     assert features.ndim == 2
     assert features.dtype == jnp.float32
     assert np.isfinite(features).all()
     assert np.all(np.abs(features) < 10)
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(steps.state), strict=True):
         assert (before.dtype, before.shape) == (after.dtype, after.shape[1:])
-    mask = interface.action_mask(env, obs, env.default_params)
+    mask = Task(env, env.default_params).action_mask(obs)
     if mask is not None:
         choices = action_space.num_categories if isinstance(action_space, MultiDiscrete) else (action_space.n,)
         expected = (len(choices), max(choices)) if isinstance(action_space, MultiDiscrete) else choices
@@ -180,21 +181,21 @@ def test_where_nothing_is_available_everything_is_offered():
 
 
 def test_features():
-    obs, _ = interface.reset(make(SNAKE), jax.random.key(0), make(SNAKE).default_params)
-    features = np.asarray(interface.features(make(SNAKE), obs))
+    obs, _ = Task(make(SNAKE), make(SNAKE).default_params).reset(jax.random.key(0))
+    features = np.asarray(make_task(make(SNAKE)).features(obs))
     assert features.shape == (12 * 12 * 5 + 1,)  # the grid and the scaled step count, without the mask
     np.testing.assert_array_equal(features[:-1], obs["grid"].reshape(-1))
-    later = interface.features(make(SNAKE), obs | {"step_count": jnp.float32(2000)})
+    later = make_task(make(SNAKE)).features(obs | {"step_count": jnp.float32(2000)})
     np.testing.assert_allclose(later[-1], 2000 / 3999, rtol=1e-6)
 
     env = make("jumanji/Game2048-v1")
-    obs, _ = interface.reset(env, jax.random.key(0), env.default_params)
-    features = np.asarray(interface.features(env, obs)).reshape(4, 4, 18)
+    obs, _ = Task(env, env.default_params).reset(jax.random.key(0))
+    features = np.asarray(make_task(env).features(obs)).reshape(4, 4, 18)
     np.testing.assert_array_equal(features.argmax(-1), obs["board"])
 
     env = make("jumanji/Sudoku-v0")  # an empty cell is -1
-    obs, _ = interface.reset(env, jax.random.key(0), env.default_params)
-    features = np.asarray(interface.features(env, obs)).reshape(9, 9, 11)
+    obs, _ = Task(env, env.default_params).reset(jax.random.key(0))
+    features = np.asarray(make_task(env).features(obs)).reshape(9, 9, 11)
     np.testing.assert_array_equal(features.argmax(-1) - 1, obs["board"])
 
 

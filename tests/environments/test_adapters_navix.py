@@ -1,14 +1,12 @@
 """Navix's environments as ours, against navix itself."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from purejaxppo import Config, evaluate, train
-from purejaxppo.environments import interface, make
+from purejaxppo.environments import Task, make, make_task
 
 navix = pytest.importorskip("navix")
 adapter = pytest.importorskip("purejaxppo.environments.adapters.navix")
@@ -24,7 +22,7 @@ def played(name, actions, limit=None, seed=0):
     params = env.default_params if limit is None else env.default_params.replace(max_steps_in_episode=limit)
 
     def ours(state, inputs):
-        step = interface.step(env, inputs[0], state, inputs[1], params)
+        step = Task(env, params).step(inputs[0], state, inputs[1])
         return step.state, step
 
     def theirs(timestep, action):
@@ -32,7 +30,7 @@ def played(name, actions, limit=None, seed=0):
         return timestep, timestep.replace(state=None)
 
     def both(key, actions):
-        first, raw_first = interface.reset(env, key, params), raw.reset(key)
+        first, raw_first = Task(env, params).reset(key), raw.reset(key)
         keys = jax.random.split(key, len(actions))
         steps = jax.lax.scan(ours, first[1], (keys, actions))[1]
         return first[0], steps, raw_first.observation, jax.lax.scan(theirs, raw_first, actions)[1]
@@ -94,7 +92,7 @@ def test_time_limits_are_those_of_navix():
 @pytest.mark.parametrize("name", [EMPTY, "Navix-MultiRoom-N6-v0"])
 def test_pictures_are_not_carried(name):
     env = adapter.make(name)
-    state = jax.eval_shape(functools.partial(interface.reset, env), jax.random.key(0), env.default_params)[1]
+    state = jax.eval_shape(Task(env, env.default_params).reset, jax.random.key(0))[1]
     assert state.state.cache.patches.size == 0
 
 
@@ -103,7 +101,7 @@ def test_features_are_one_hot(name):
     env = adapter.make(name)
     obs, steps, _, _ = played(name, (2, 1, 2, 0))
     for observation in (obs, *steps.next_obs):
-        features = np.asarray(interface.features(env, observation)).reshape(*observation.shape[:2], 21)
+        features = np.asarray(make_task(env).features(observation)).reshape(*observation.shape[:2], 21)
         for part, layer in zip(np.split(features, [11, 17], axis=-1), np.moveaxis(observation, -1, 0), strict=True):
             np.testing.assert_array_equal(part.sum(axis=-1), 1)
             np.testing.assert_array_equal(part.argmax(axis=-1), layer)

@@ -6,26 +6,27 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, ConfigError, train
-from purejaxppo.environments import interface, make
+from purejaxppo.environments import make
 
 pgx = pytest.importorskip("pgx")
 
+from purejaxppo.environments import Task, make_task
 from purejaxppo.environments.adapters import pgx as adapter  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("promoted_ranks")
 
 
 def play(env, num_steps, params=None, seed=0):
-    """The start, the actions, and the `interface.Step` of each; the actions are random but available."""
+    """The start, the actions, and the `Step` of each; the actions are random but available."""
     params = env.default_params if params is None else params
     key_reset, *keys = jax.random.split(jax.random.key(seed), num_steps + 1)
-    obs, state = interface.reset(env, key_reset, params)
+    obs, state = Task(env, params).reset(key_reset)
 
     def step(carry, key):
         obs, state = carry
         key_action, key_step = jax.random.split(key)
-        action = jax.random.categorical(key_action, jnp.log(interface.action_mask(env, obs, params)))
-        result = interface.step(env, key_step, state, action, params)
+        action = jax.random.categorical(key_action, jnp.log(Task(env, params).action_mask(obs)))
+        result = Task(env, params).step(key_step, state, action)
         return (result.obs, result.state), (action, result)
 
     _, (actions, steps) = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys))((obs, state), jnp.stack(keys))
@@ -84,11 +85,11 @@ def test_time_limit_of_ours_truncates():
 
 def test_freeway_calls_its_time_limit_a_termination():
     env = make("pgx/minatar-freeway")
-    _, state = interface.reset(env, jax.random.key(0), env.default_params)
+    _, state = Task(env, env.default_params).reset(jax.random.key(0))
     assert state._terminate_timer == 2500
     last = state.replace(_terminate_timer=jnp.int32(0))
     for before, ends in ((state, False), (last, True)):
-        step = interface.step(env, jax.random.key(0), before, jnp.int32(0), env.default_params)
+        step = Task(env, env.default_params).step(jax.random.key(0), before, jnp.int32(0))
         assert (step.terminated, step.done) == (ends, ends)
 
 
@@ -99,7 +100,7 @@ def test_mask_of_2048_and_features():
     np.testing.assert_array_equal(masks, steps.state.legal_action_mask)
     assert masks.any(-1).all()
     assert not masks.all()
-    features = np.asarray(interface.features(env, obs))
+    features = np.asarray(make_task(env).features(obs))
     np.testing.assert_array_equal(features.reshape(16, 31).argmax(-1), state._board)
     assert features.dtype == np.float32
     space = env.observation_space()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, evaluate, train
-from purejaxppo.environments import interface, make
+from purejaxppo.environments import make
 from tests.support.small import assert_trees_equal
 
 xminigrid = pytest.importorskip("xminigrid")
@@ -25,13 +25,13 @@ TO_GOAL = [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
 
 
 def play(env, actions, params=None, key=0):
-    """The start, and the `interface.Step` of every action."""
+    """The start, and the `Step` of every action."""
     params = env.default_params if params is None else params
     keys = jax.random.split(jax.random.key(key), len(actions) + 1)
-    obs, state = interface.reset(env, keys[-1], params)
+    obs, state = Task(env, params).reset(keys[-1])
 
     def step(state, x):
-        result = interface.step(env, *(x[0], state, x[1], params))
+        result = Task(env, params).step(*(x[0], state, x[1], params))
         return result.state, result
 
     steps = jax.jit(lambda state: jax.lax.scan(step, state, (keys[:-1], jnp.array(actions)))[1])(state)
@@ -118,18 +118,20 @@ def test_rulesets_of_xland():
 
 def test_features_are_one_hot_tiles_and_colours():
     env = make(EMPTY)
-    obs, _ = interface.reset(env, jax.random.key(0), env.default_params)
-    features = np.asarray(interface.features(env, obs)).reshape(7, 7, 13 + 12)
+    obs, _ = Task(env, env.default_params).reset(jax.random.key(0))
+    features = np.asarray(make_task(env).features(obs)).reshape(7, 7, 13 + 12)
     np.testing.assert_array_equal(features.sum(-1), 2)
     np.testing.assert_array_equal(features[..., :13].argmax(-1), obs[..., 0])
     np.testing.assert_array_equal(features[..., 13:].argmax(-1), obs[..., 1])
     assert env.observation_space().shape == obs.shape
-    assert interface.action_mask(env, obs, env.default_params) is None
+    assert Task(env, env.default_params).action_mask(obs) is None
 
 
 FIRST_USED_IN_A_TRACE = f"""
 import jax
 from purejaxppo.environments import make
+from purejaxppo.environments import Task
+from purejaxppo.environments import make_task
 
 jax.eval_shape(lambda: jax.numpy.ones(make({EMPTY!r}).num_actions))  # imports the package
 env = make({EMPTY!r})

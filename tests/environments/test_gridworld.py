@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from purejaxppo import ConfigError, GridWorld, GridWorldParams
-from purejaxppo.environments import gridworld, interface
+from purejaxppo.environments import gridworld, make_task
 from tests.support.reference import parsed
 from tests.support.small import random_walk
 
@@ -270,7 +270,7 @@ def test_features(layout):
     env = GridWorld(layout, features_as="coordinates")
     cells, _, _, _ = parsed(env.layout)
     lines = env.layout.split("\n")
-    features = jax.vmap(functools.partial(interface.features, env))(jnp.arange(len(cells)))
+    features = jax.vmap(make_task(env).features)(jnp.arange(len(cells)))
     assert features.dtype == jnp.float32
     assert features.shape == (len(cells), 2)
     for axis, extent in enumerate((len(lines), len(lines[0]))):

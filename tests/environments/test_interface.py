@@ -14,7 +14,7 @@ from gymnax.environments import spaces
 
 from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, describe, train
 from purejaxppo.acting import rollout
-from purejaxppo.environments import RandomGridWorldParams, interface
+from purejaxppo.environments import RandomGridWorldParams, Task, make_task
 from purejaxppo.ppo import init
 from tests.support.small import SMALL, assert_trains, quickly
 
@@ -127,7 +127,7 @@ def test_six_values_tell_truncation_and_the_true_successor():
     transitions = transitions_of(config)
     assert not transitions.terminated.any()
     np.testing.assert_array_equal(transitions.done[:, 0], [False, False, True, False])
-    step = interface.step(env, jax.random.key(0), Counter(2, 0.5), jnp.int32(0), None)
+    step = Task(env, None).step(jax.random.key(0), Counter(2, 0.5), jnp.int32(0))
     assert np.all(step.next_obs == 3)
     assert np.all(step.obs == 0)
     assert step.done
@@ -142,8 +142,8 @@ def test_describe_says_what_a_time_limit_counts_as():
     assert "five values" in told
     for env in (SixValues(), "CartPole-v1"):
         assert "time limits" not in describe(Config(env=env, **SMALL))
-    assert interface.tells_truncation(SixValues(), None)
-    assert not interface.tells_truncation(FiveValues(), None)
+    assert Task(SixValues(), None).tells_truncation
+    assert not Task(FiveValues(), None).tells_truncation
 
 
 def test_six_values_without_final_observation_are_refused():
@@ -163,16 +163,16 @@ DTYPES = [*zip(itertools.cycle([FiveValues, SixValues]), 2 * OBS_DTYPES, itertoo
 @pytest.mark.parametrize(("cls", "obs_dtype", "reward_dtype"), DTYPES, ids=lambda value: value.__name__)
 def test_dtypes_are_cast(cls, obs_dtype, reward_dtype):
     env = cls(obs_dtype, reward_dtype)
-    obs, state = interface.reset(env, jax.random.key(0), None)
-    step = interface.step(env, jax.random.key(0), state, jnp.int32(0), None)
+    obs, state = Task(env, None).reset(jax.random.key(0))
+    step = Task(env, None).step(jax.random.key(0), state, jnp.int32(0))
     for value in (obs, step.obs, step.next_obs):
         assert value.dtype == jnp.float32
         assert value.shape == (2, 3)
     assert step.reward.dtype == jnp.float32
     assert step.reward == 1.0
     assert step.terminated.dtype == step.done.dtype == bool
-    assert interface.features(env, obs).shape == (6,)
-    assert interface.features(env, obs).dtype == jnp.float32
+    assert make_task(env).features(obs).shape == (6,)
+    assert make_task(env).features(obs).dtype == jnp.float32
     # The state can be carried: the same dtypes, none of them weak.
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(step.state), strict=True):
         assert before.dtype == after.dtype
@@ -183,11 +183,11 @@ def test_dtypes_are_cast(cls, obs_dtype, reward_dtype):
 @pytest.mark.parametrize("obs_dtype", [jnp.uint8, jnp.float32, jnp.int32], ids=lambda dtype: dtype.__name__)
 def test_indices_are_cast_to_int32(obs_dtype):
     env = SixValues(obs_dtype, space=spaces.Discrete(5))
-    obs, state = interface.reset(env, jax.random.key(0), None)
-    step = interface.step(env, jax.random.key(0), state, jnp.int32(0), None)
+    obs, state = Task(env, None).reset(jax.random.key(0))
+    step = Task(env, None).step(jax.random.key(0), state, jnp.int32(0))
     assert obs.dtype == step.obs.dtype == step.next_obs.dtype == jnp.int32
     assert (obs, step.next_obs) == (0, 1)
-    assert interface.num_observations(env) == 5
+    assert make_task(env).num_observations == 5
 
 
 @pytest.mark.parametrize(

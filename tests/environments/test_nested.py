@@ -8,8 +8,8 @@ import pytest
 from gymnax.environments import spaces
 from gymnax.environments.environment import EnvParams
 
-from purejaxppo import Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, train, update
-from purejaxppo.environments import MultiDiscrete, interface
+from purejaxppo import MLP, Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, train, update
+from purejaxppo.environments import MultiDiscrete, make_task
 from tests.support import probes
 from tests.support.small import assert_trains, collect, quickly
 
@@ -40,7 +40,7 @@ class Nested(probes.Probe):
         return jnp.where((action == 1) == (state.sign > 0), 1.0, -1.0)
 
 
-CONFIG = Config(env=Nested(), hidden_sizes=(8,), **SIZES)
+CONFIG = Config(env=Nested(), network=MLP(hidden_sizes=(8,)), **SIZES)
 
 
 def observed(time, sign):
@@ -54,15 +54,15 @@ def vector(time, sign):
 
 @pytest.mark.parametrize("time", range(4))
 def test_features_are_the_parts_one_after_the_other(time):
-    obs = interface.typed(Nested(), observed(time, -0.5))
-    features = interface.features(Nested(), obs)
+    obs = make_task(Nested()).typed(observed(time, -0.5))
+    features = make_task(Nested()).features(obs)
     assert features.dtype == jnp.float32
     np.testing.assert_array_equal(features, vector(time, -0.5))
     np.testing.assert_array_equal(policies.network_input(CONFIG, obs), features)
 
 
 def test_parts_have_the_dtypes_of_their_spaces():
-    spec = interface.obs_spec(Nested())
+    spec = make_task(Nested()).obs_spec
     expected = {"map": ((2, 2), "float32"), "kind": ((), "int32"), "a pair": (((), "float32"), ((), "int32"))}
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), spec) == expected
 
@@ -111,7 +111,7 @@ class Reader(nn.Module):
 def test_a_user_network_reads_the_parts():
     config = Config(env=Nested(), network=Reader(), normalize_obs=True, **SIZES)
     state, _ = quickly(train, config, KEY)
-    one = interface.typed(Nested(), observed(2, 1.0))
+    one = make_task(Nested()).typed(observed(2, 1.0))
     mean, deviation = state.obs_moments.mean, jax.tree.map(jnp.sqrt, state.obs_moments.variance)
     pair = (1 - mean["a pair"][0]) / deviation["a pair"][0], one["a pair"][1]
     seen = {"map": (one["map"] - mean["map"]) / deviation["map"], "kind": one["kind"], "a pair": pair}
@@ -185,7 +185,7 @@ SIZES_OF_CHOICES = {"num_envs": 16, "lr": 1e-2, "total_timesteps": 16 * 8 * 12, 
 
 @pytest.mark.parametrize("network", ["mlp", "gru"])
 def test_masked_choices_are_never_taken(network):
-    config = Config(env=Choices(), network=network, hidden_sizes=(8,), **SIZES | SIZES_OF_CHOICES)
+    config = Config(env=Choices(), network=network, network=MLP(hidden_sizes=(8,)), **SIZES | SIZES_OF_CHOICES)
     state, metrics = quickly(train, config, KEY)
     assert np.all(metrics["episode_return"] >= 0)
     assert metrics["episode_return"][-1] > metrics["episode_return"][0] + 1

@@ -14,8 +14,9 @@ from gymnax.environments.misc.rooms import EnvState as FourRoomsState
 from gymnax.environments.misc.rooms import FourRooms
 
 from purejaxppo import Config, ConfigError, Environment, GridWorld, GridWorldParams, policies
-from purejaxppo.environments import RandomGridWorld, interface, is_tabular, make, tabulate
+from purejaxppo.environments import RandomGridWorld, Task, is_tabular, make, make_task, tabulate
 from purejaxppo.environments.gridworld import GridWorldState
+from purejaxppo.planning import TabularModel
 from tests.support import probes
 
 MANY = 20_000
@@ -71,7 +72,7 @@ def stepped(env, params, states, keys, num_actions):
     """The results of every action in every state with every key, `[keys, S, A]`."""
 
     def step(key, state, action):
-        result = interface.step(env, key, jax.tree.map(jnp.asarray, state), action, params)
+        result = Task(env, params).step(key, jax.tree.map(jnp.asarray, state), action)
         return result.next_obs, result.reward, result.terminated, result.done
 
     over_actions = jax.vmap(step, in_axes=(None, None, 0))
@@ -81,7 +82,7 @@ def stepped(env, params, states, keys, num_actions):
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def begun(env, params, keys):
-    return jax.vmap(lambda key: interface.reset(env, key, params)[0])(keys)
+    return jax.vmap(lambda key: Task(env, params).reset(key)[0])(keys)
 
 
 def row_of(model, obs):
@@ -92,7 +93,7 @@ def row_of(model, obs):
 
 def model_of(env, params):
     model = tabulate(env, params)
-    return model._replace(obs=interface.typed(env, model.obs))
+    return model._replace(obs=make_task(env).typed(model.obs))
 
 
 def likely(model, s, a):
@@ -264,7 +265,7 @@ def test_observations_are_those_of_the_environment_and_differ(name):
     env, params = STARTS[name]
     model = model_of(env, params)
     states = states_of(env, params)
-    own = jax.vmap(lambda state: interface.typed(env, env.observe(jax.random.key(0), state, 0, params)))(states)
+    own = jax.vmap(lambda state: make_task(env).typed(env.observe(jax.random.key(0), state, 0, params)))(states)
     np.testing.assert_array_equal(model.obs, own)
     assert model.obs.dtype == own.dtype
     # Where the ball of Catch is down, ball and paddle look alike; no one acts there.
@@ -279,7 +280,7 @@ def test_mask_is_that_of_the_environment(name):
     env, params = STARTS[name]
     model = model_of(env, params)
     for s in range(0, len(model.start), max(1, len(model.start) // 40)):
-        mask = interface.action_mask(env, model.obs[s], params)
+        mask = Task(env, params).action_mask(model.obs[s])
         np.testing.assert_array_equal(model.mask[s], True if mask is None else mask)
     assert np.all(np.any(model.mask, axis=1))
 
@@ -331,7 +332,7 @@ class TwoRooms(Environment):
     def tabular_model(self, params):
         next_state = jnp.array([[[0], [1]], [[1], [0]]])
         ones = jnp.ones(next_state.shape)
-        return interface.TabularModel(
+        return TabularModel(
             next_state, ones, ones, ones > 1, jnp.array([1.0, 0.0]), jnp.ones((2, 2), bool), jnp.arange(2)
         )
 

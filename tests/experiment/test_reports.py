@@ -13,13 +13,16 @@ import scipy.stats
 from PIL import Image
 from rich.console import Console
 
-from purejaxppo import Config, ConfigError, GridWorld, experiment
-from purejaxppo.experiment import Schedule, run
+from purejaxppo import Config, ConfigError, GridWorld
+from purejaxppo.errors import PurejaxppoError, RunError
+from purejaxppo.experiment import RunOptions, load_trials, run
 from purejaxppo.experiment.reports.formats import tables, to_json, to_markdown, write
-from purejaxppo.experiment.reports.report import read_run, report
+from purejaxppo.experiment.reports.report import report
 from purejaxppo.experiment.reports.statistics import probability_of_improvement, stratified_bootstrap
 from purejaxppo.experiment.runs import files
 from purejaxppo.experiment.sweeps.sweep import Trial, sweep
+from purejaxppo.networks import MLP
+from purejaxppo.settings import Settings, static
 from tests.support import probes
 
 CONFIG = Config(num_envs=2, num_steps=8, total_timesteps=16 * 12)
@@ -136,13 +139,42 @@ def test_the_points_of_a_curve_have_fewer_resamples():
     np.testing.assert_array_equal(curve.iqm.low, interval.low)
 
 
-def test_a_long_curve_is_thinned_with_both_ends():
-    config = CONFIG.replace(total_timesteps=16 * 1001)
-    curve = report(trial("a", [1, 2], config=config), **QUICK).rows[0].curve
-    assert len(curve.steps) == 100
-    assert (curve.steps[0], curve.steps[-1]) == (16, 16 * 1001)
-    assert np.ptp(np.diff(curve.steps)) <= 16
-    np.testing.assert_allclose(curve.returns[1], 2 * np.linspace(0, 1, 1001)[curve.steps // 16 - 1], rtol=1e-6)
+def test_a_long_curve_is_averaged_over_windows_up_to_its_end():
+    config = CONFIG.replace(total_timesteps=16 * 1002)
+    curves = RNG.normal(size=(3, 1002))
+    curve = report(trial("a", [1, 2, 3], curves, config), **QUICK).rows[0].curve
+    assert curve.window == 6
+    np.testing.assert_array_equal(curve.steps, 16 * np.arange(6, 1003, 6))
+    np.testing.assert_allclose(curve.returns, curves.reshape(3, 167, 6).mean(axis=-1), atol=1e-6)
+    assert np.all(curve.iqm.low <= curve.iqm.high)
+
+
+class FitConfig(Settings):
+    """Of an algorithm without an environment."""
+
+    num_updates: int = static(12, "updates")
+    batch_size: int = static(16, "samples of an update")
+
+
+def test_an_algorithm_without_returns_has_a_report_without_curves(tmp_path):
+    trials = [trial(name, scores, config=FitConfig(), metrics={"loss": np.zeros((3, 12))}) for name, scores in FITS]
+    result = report(trials, trial("ppo", [1, 2, 3]), **QUICK)
+    assert [(row.environment, row.baseline) for row in result.rows] == [
+        ("FitConfig", None),
+        ("FitConfig", "a"),
+        ("GridWorld-treasure", None),
+    ]
+    assert [row.curve is None for row in result.rows] == [True, True, False]
+    assert json.loads(to_json(result))["rows"][0]["curve"] is None
+    written = {path.name for path in write(result, tmp_path)}
+    assert {"iqm.png", "seeds.png", "curves-2.png"} < written
+    assert "curves.png" not in written
+    assert "curves.png" not in (tmp_path / "report.md").read_text()
+    with pytest.raises(ConfigError, match=r"threshold=1: needs returns while training, which a has not"):
+        report(trials, threshold=1)
+
+
+FITS = [("a", [-1, -2, -3]), ("b", [-1, -1, -2])]
 
 
 def test_a_configuration_without_episodes_has_a_report():
@@ -152,11 +184,13 @@ def test_a_configuration_without_episodes_has_a_report():
     assert "| 0/2 | - | - |" in to_markdown(result)
 
 
-def test_one_seed_has_no_interval_and_says_so():
-    result = report(trial("a", [1.5]), trial("b", [2.5]))
-    assert all(np.isnan([row.iqm.low, row.iqm.high]).all() for row in result.rows)
+def test_one_or_two_seeds_have_no_interval_and_say_so():
+    result = report(trial("a", [1.5]), trial("b", [2.5]), trial("c", [2, 4]), trial("d", [2, 4, 5]), **QUICK)
+    assert [bool(np.isfinite(row.iqm.low)) for row in result.rows] == [False, False, False, True]
     for text in (to_markdown(result), printed(result)):
         assert "1.5 (one seed: no interval)" in text
+        assert "3 (two seeds: no interval)" in text
+    assert "| 3 (two seeds: no interval) | 2 | 4 | 1.00 |" in to_markdown(result)
     assert json.loads(to_json(result))["rows"][1]["improvement"] == {"estimate": 1.0, "low": None, "high": None}
 
 
@@ -241,8 +275,8 @@ def test_large_and_small_numbers_are_readable():
 
 
 def test_matplotlib_is_needed_only_for_pictures(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "purejaxppo.experiment.pictures.plots", None)
-    monkeypatch.delattr(experiment, "plots", raising=False)
+    monkeypatch.setitem(sys.modules, "purejaxppo.experiment.pictures.report", None)
+    monkeypatch.delattr("purejaxppo.experiment.pictures.report", raising=False)
     result = report(TRIALS, **QUICK)
     assert to_json(result)
     assert to_markdown(result)
@@ -287,26 +321,26 @@ def test_nothing_is_overwritten_unless_that_is_said(tmp_path):
 
 
 def test_a_runs_own_files_are_not_replaced(runs):
-    before = (runs[0] / "one" / "account.json").read_bytes()
+    before = (runs[0] / "one" / files.SUMMARY).read_bytes()
     with pytest.raises(ConfigError, match="must not be a run's"):
         write(report(TRIALS[0], **QUICK), runs[0] / "one", overwrite=True)
-    assert (runs[0] / "one" / "account.json").read_bytes() == before
+    assert (runs[0] / "one" / files.SUMMARY).read_bytes() == before
 
 
-def test_a_directory_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"directory='.*': cannot be written to"):
+    with pytest.raises(RunError, match=r"directory='.*': cannot be written to"):
         write(report(TRIALS[0], **QUICK), tmp_path / "file")
 
     def full(path, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "write", full)
-    with pytest.raises(ConfigError, match=r"cannot be written to \(No space left on device\)"):
+    with pytest.raises(RunError, match=r"cannot be written to \(No space left on device\)"):
         write(report(TRIALS[0], **QUICK), tmp_path / "new")
 
 
-SMALL = Config(env=GridWorld("S.M\n.D."), num_envs=2, num_steps=8, total_timesteps=32, hidden_sizes=(4,))
+SMALL = Config(env=GridWorld("S.M\n.D."), num_envs=2, num_steps=8, total_timesteps=32, network=MLP(hidden_sizes=(4,)))
 
 
 @pytest.fixture(scope="module")
@@ -323,21 +357,20 @@ def runs(root):
 def made(root):
     """A run of many seeds, one of a single seed, and a sweep."""
     keys = jax.random.split(jax.random.key(0), 3)
-    _, metrics = run(SMALL, keys, root / "many", schedule=Schedule(num_evaluations=2))
-    run(SMALL, keys[0], root / "one", schedule=Schedule(num_evaluations=1))
+    _, metrics = run(SMALL, keys, root / "many", options=RunOptions(num_evaluations=2))
+    run(SMALL, keys[0], root / "one", options=RunOptions(num_evaluations=1))
     trials = sweep(SMALL, jax.random.key(1), num_seeds=2, over={"lr": [0.1, 0.2]}, directory=root / "sweep")
     return root, metrics, trials
 
 
 def test_runs_and_sweeps_are_read_from_their_directories(runs):
     root, metrics, trials = runs
-    many = read_run(root / "many")
+    (many,) = load_trials(root / "many")
     assert (many.name, many.config) == (str(root / "many"), SMALL)
     evaluations = [json.loads(line) for line in (root / "many" / "evaluations.jsonl").read_text().splitlines()]
-    np.testing.assert_array_equal(many.scores, np.float32(evaluations[-1]["expected_return"]))
+    assert evaluations[0]["score"] != evaluations[-1]["score"]
+    np.testing.assert_array_equal(many.scores, np.float32(evaluations[-1]["score"]))
     np.testing.assert_array_equal(many.metrics["entropy"], metrics["entropy"])
-    account = json.loads((root / "many" / "account.json").read_text())["seconds"]
-    assert (many.compile_seconds, many.run_seconds) == (account["compile"], account["chunks"])
 
     result = report(root / "many", str(root / "one"), root / "sweep", **QUICK)
     names = [f"{root}/many", f"{root}/one", *(f"{root}/sweep: {trial.name}" for trial in trials)]
@@ -346,25 +379,15 @@ def test_runs_and_sweeps_are_read_from_their_directories(runs):
     assert to_json(report(root / "sweep", **QUICK)) == to_json(report(trials, **QUICK))
 
 
-def test_the_score_of_a_run_is_that_of_its_last_evaluation_exact_where_that_is_known(runs, tmp_path):
-    path = copy(runs[0] / "many", tmp_path)
-    file = path / "evaluations.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for number, line in enumerate(lines):
-        line |= {"expected_return": [number, 5, 6], "greedy_return": [7, 8, number]}
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert read_run(path).scores.tolist() == [1, 5, 6]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines).replace("expected_return", "other"))
-    assert read_run(path).scores.tolist() == [7, 8, 1]
-
-
 def test_the_pace_of_a_run_that_was_resumed_is_that_of_its_last_part(runs, tmp_path):
     path = copy(runs[0] / "many", tmp_path)
-    account = json.loads((path / "account.json").read_text())
-    (path / "account.json").write_text(json.dumps(account | {"resumed_after": 1}))
-    assert read_run(path).run_seconds == pytest.approx(2 * account["seconds"]["chunks"])
-    (path / "account.json").write_text(json.dumps(account | {"resumed_after": 2}))
-    assert np.isnan(read_run(path).run_seconds)
+    file = path / files.SUMMARY
+    summary, seconds = json.loads(file.read_text()), load_trials(path)[0].run_seconds
+    file.write_text(json.dumps(summary | {"resumed_after": 1}))
+    assert load_trials(path)[0].run_seconds == pytest.approx(2 * seconds)
+    assert seconds == pytest.approx(summary["seconds"]["chunks"] + summary["seconds"]["evaluations"])
+    file.write_text(json.dumps(summary | {"resumed_after": 2}))
+    assert np.isnan(load_trials(path)[0].run_seconds)
     assert json.loads(to_json(report(path)))["rows"][0]["run_seconds"] is None
     assert "| - |" in to_markdown(report(path))
 
@@ -376,10 +399,6 @@ def copy(source, target):
     return target
 
 
-def rename(path, name):
-    path.write_text(path.read_text().replace(name, "other"))
-
-
 def cut(path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
 
@@ -387,27 +406,27 @@ def cut(path):
 @pytest.mark.parametrize(
     ("breakage", "said"),
     [
-        (lambda path: (path / "account.json").unlink(), r"must hold a finished run; resume goes on with it"),
-        (lambda path: (path / "evaluations.jsonl").unlink(), r"must hold a run that was evaluated at its end"),
-        (lambda path: cut(path / "evaluations.jsonl"), r"must hold a run that was evaluated at its end"),
-        (lambda path: (path / "metrics.jsonl").write_text(""), r"has a broken record: there are no returns in it"),
-        (
-            lambda path: rename(path / "evaluations.jsonl", "greedy_return"),
-            r"has a broken record: there are no returns",
-        ),
-        (lambda path: cut(path / "metrics.jsonl"), r"must have a finite score of each seed, and metrics"),
-        (lambda path: (path / "account.json").write_text("{}"), r"account.json: is broken"),
-        (lambda path: (path / "account.json").write_text("[]"), r"^\S+account.json: is broken \(not an object\)$"),
-        (lambda path: (path / "account.json").write_text('{"seconds": 1}'), r"account.json: is broken"),
-        (lambda path: (path / "config.toml").write_text("lr = -1"), r"lr=-1: must be"),
-        (lambda path: (path / "run.json").unlink(), r"must hold a run or a sweep"),
+        (lambda path: (path / files.SUMMARY).unlink(), r"must hold a finished run; resume it first"),
+        (lambda path: (path / files.EVALUATIONS).unlink(), r"checksum"),
+        (lambda path: cut(path / files.EVALUATIONS), r"its record is corrupt \(checksum mismatch\)"),
+        (lambda path: cut(path / files.METRICS), r"its record is corrupt \(checksum mismatch\)"),
+        (lambda path: (path / files.SUMMARY).write_text("{}"), r"corrupt"),
+        (lambda path: (path / files.SUMMARY).write_text("[]"), r"^\S+summary.json: .*\(not an object\)$"),
+        (lambda path: (path / files.CONFIG).write_text("lr = -1"), r"lr=-1: must be"),
+        (lambda path: (path / files.RUN).unlink(), r"must "),
     ],
 )
-def test_a_run_that_cannot_be_reported_is_told(runs, tmp_path, breakage, said):
+def test_a_run_that_cannot_be_reported_is_reported_as_such(runs, tmp_path, breakage, said):
     path = copy(runs[0] / "many", tmp_path)
     breakage(path)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(PurejaxppoError, match=said):
         report(path)
+
+
+def test_a_run_without_evaluations_has_no_score(tmp_path):
+    run(SMALL, jax.random.key(0), tmp_path / "run", options=RunOptions(num_evaluations=0))
+    with pytest.raises(RunError, match=r"must hold a run that was evaluated at its end \(num_evaluations\)"):
+        report(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +436,7 @@ def test_a_run_that_cannot_be_reported_is_told(runs, tmp_path, breakage, said):
         ([[]], {}, "sources: must hold at least one"),
         ([3], {}, "sources=3: must be directories of runs or sweeps, or what sweep returned"),
         ([[1, 2]], {}, r"sources=\[1, 2\]: must be directories"),
-        (["/nowhere"], {}, "directory='/nowhere': must hold a run or a sweep"),
+        (["/nowhere"], {}, "/nowhere"),
         ([TRIALS, TRIALS[1]], {}, "sources: 'lr=1' occurs twice"),
         ([trial("a", [1, NAN])], {}, "a: must have a finite score"),
         ([trial("a", [1, 2], np.zeros((2, 11)))], {}, "a: must have a finite score of each seed, and metrics"),
@@ -429,6 +448,6 @@ def test_a_run_that_cannot_be_reported_is_told(runs, tmp_path, breakage, said):
         (TRIALS, {"num_resamples": 0}, "num_resamples=0: must be"),
     ],
 )
-def test_mistakes_are_told(sources, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_bad_arguments_are_refused(sources, options, said):
+    with pytest.raises(PurejaxppoError, match=said):
         report(*sources, **options)

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from purejaxppo import ConfigError
 from purejaxppo.experiment.reports import statistics
 from purejaxppo.experiment.reports.statistics import (
+    Interval,
+    in_windows,
+    in_words,
     iqm,
     last_known,
     probability_of_improvement,
     steps_to_threshold,
     stratified_bootstrap,
+    summarize,
 )
 
 RNG = np.random.default_rng(0)
@@ -159,11 +163,36 @@ def test_resampling_is_decided_by_its_seed():
     assert stratified_bootstrap(x, seed=1) == stratified_bootstrap(x, seed=1) != stratified_bootstrap(x, seed=2)
 
 
-def test_one_seed_has_no_interval():
-    estimate, low, high = stratified_bootstrap([3.0])
+@pytest.mark.parametrize("few", [[3.0], [2.0, 4.0]])
+def test_one_or_two_seeds_have_no_interval(few):
+    estimate, low, high = stratified_bootstrap(few)
     assert (estimate, np.isnan(low), np.isnan(high)) == (3, True, True)
-    chance = stratified_bootstrap([3.0], [1.0, 4.0], statistic=probability_of_improvement)
+    chance = stratified_bootstrap(few, [1.0, 5.0, 3.0], statistic=probability_of_improvement)
     assert (chance.estimate, np.isnan(chance.low), np.isnan(chance.high)) == (0.5, True, True)
+    assert np.isfinite(stratified_bootstrap([1.0, 2.0, 3.0])).all()
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=9))
+def test_a_summary_is_never_outside_of_the_scores(x):
+    interval = summarize(x, num_resamples=50)
+    assert min(x) <= interval.low <= interval.high <= max(x)
+    assert min(x) <= interval.estimate <= max(x)
+    np.testing.assert_allclose(interval, stratified_bootstrap(x, num_resamples=50), rtol=1e-12)
+
+
+def test_equal_scores_have_an_interval_without_width():
+    """A mean of three times 0.1 is more than 0.1 in floating point, and would be outside."""
+    assert np.mean([0.1] * 3) > 0.1
+    assert summarize([0.1] * 3) == (0.1, 0.1, 0.1)
+
+
+def test_an_interval_in_words():
+    assert in_words(Interval(1.0, 0.5, 2.25), 3) == "1.000 [0.500, 2.250]"
+    assert in_words(Interval(1.0, 0.5, 2.25), 3, "{:.0f}".format) == "1 [0, 2]"
+    assert in_words(Interval(1.0, 0.5, 2.25), 3, what=", 95% interval") == "1.000, 95% interval [0.500, 2.250]"
+    nothing = Interval(1.0, np.nan, np.nan)
+    assert in_words(nothing, 1) == "1.000 (one seed: no interval)"
+    assert in_words(nothing, 2, what=", 95% interval") == "1.000 (two seeds: no interval)"
 
 
 def test_memory_is_bounded(monkeypatch):
@@ -234,3 +263,19 @@ def test_last_known_carries_the_last_number_forward():
     curves = [[nan, nan, 1, nan, 2, nan, nan], [nan] * 7, [0, 1, 2, 3, 4, 5, 6]]
     expected = [[nan, nan, 1, 1, 2, 2, 2], [nan] * 7, [0, 1, 2, 3, 4, 5, 6]]
     np.testing.assert_array_equal(last_known(curves), expected)
+
+
+@pytest.mark.parametrize(("num_updates", "window", "size"), [(12, 5, 5), (12, 1, 1), (200, None, 1), (401, None, 3)])
+def test_windows_end_at_the_last_update_and_average_what_is_known(num_updates, window, size):
+    curves = RNG.normal(size=(3, num_updates))
+    curves[RNG.random(curves.shape) < 0.3] = np.nan
+    curves[0, -size:] = np.nan
+    windows = in_windows(curves, window)
+    expected = {}
+    for end in range(num_updates, 0, -size):
+        known = [[x for x in curve[max(0, end - size) : end] if x == x] for curve in curves]
+        expected[end] = [sum(own) / len(own) if own else np.nan for own in known]
+    assert windows.size == size
+    assert windows.end.tolist() == sorted(expected)
+    np.testing.assert_allclose(windows.mean.T, [expected[end] for end in sorted(expected)])
+    assert np.isnan(windows.mean[0, -1])

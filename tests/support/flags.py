@@ -3,7 +3,7 @@
 from purejaxppo import cli
 from purejaxppo.cli.flags import Seeds, to_config, to_settings
 
-SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--hidden-sizes", "4"]
+SMALL = ["--num-envs", "4", "--num-steps", "8", "--total-timesteps", "64", "--network.hidden-sizes", "4"]
 
 
 def parse(argv):

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from purejaxppo import ppo, train
+from purejaxppo import MLP, ppo, train
 
 ROOT = Path(__file__).parents[2]
 # Of a process that spends its time compiling: the compiler may do a poor job of it.
@@ -18,7 +18,7 @@ SMALL = {
     "num_steps": 4,
     "num_epochs": 1,
     "num_minibatches": 2,
-    "hidden_sizes": (4,),
+    "network": MLP(hidden_sizes=(4,)),
 }
 QUICK_COMPILE: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 if jax.__version_info__ < (0, 11):  # later ones refuse it

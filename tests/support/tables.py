@@ -4,19 +4,21 @@ import jax
 import jax.numpy as jnp
 
 from purejaxppo import Config, GridWorld, init
-from purejaxppo.networks import Layer
+from purejaxppo.networks import MLP
+from purejaxppo.networks.layers import Dense
 
 RIGHT, LEFT = [0.0, 50.0, 0.0, 0.0], [0.0, 0.0, 0.0, 50.0]  # logits of a policy that always goes there
 
 
 def agent(layout, logits, value=0.0, **settings):
     """`(config, state)` of an agent on a map with these logits `[A]` or `[S, A]` and values `[]` or `[S]`."""
-    config = Config(env=GridWorld(layout), num_envs=2, num_steps=4, total_timesteps=8, hidden_sizes=(), **settings)
+    sizes: dict = {"num_envs": 2, "num_steps": 4, "total_timesteps": 8, "network": MLP(hidden_sizes=())}
+    config = Config(env=GridWorld(layout), **sizes, **settings)
     num_cells = len(config.env.map.symbol)
 
     def layer(table, width):
         kernel = jnp.broadcast_to(jnp.asarray(table, jnp.float32), (num_cells, width))
-        return Layer(kernel, jnp.zeros(width))
+        return Dense(kernel, jnp.zeros(width))
 
     value = jnp.broadcast_to(jnp.asarray(value, jnp.float32), num_cells)[:, None]
     state = init(config, jax.random.key(0))

@@ -10,7 +10,8 @@ from brax import envs
 from gymnax.environments import spaces
 from jax import Array
 
-from purejaxppo.environments.interface import Environment, strong
+from purejaxppo.environments.base import Environment
+from purejaxppo.environments.task import strong
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.settings import COUNT, Settings, traced
 

@@ -11,7 +11,7 @@ from craftax.craftax_env import make_craftax_env_from_name
 from gymnax.environments import spaces
 from jax import Array
 
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.base import Environment
 from purejaxppo.errors import unknown_name
 from purejaxppo.settings import COUNT, Settings, traced
 

@@ -14,7 +14,8 @@ from gymnax.environments import spaces
 from jax import Array
 from jumanji import specs
 
-from purejaxppo.environments.interface import Environment, MultiDiscrete
+from purejaxppo.environments.base import Environment
+from purejaxppo.environments.spaces import MultiDiscrete
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.settings import COUNT, Settings, traced
 

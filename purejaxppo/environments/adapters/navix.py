@@ -11,7 +11,7 @@ from gymnax.environments import spaces
 from jax import Array
 from navix.rendering.cache import RenderingCache
 
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.base import Environment
 from purejaxppo.errors import unknown_name
 from purejaxppo.settings import COUNT, Settings, traced
 

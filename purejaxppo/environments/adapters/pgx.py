@@ -1,4 +1,4 @@
-"""Pgx: its games for one player, MinAtar and 2048."""
+"""Pgx: MinAtar and 2048, and two games for two players."""
 
 import functools
 from dataclasses import dataclass
@@ -11,9 +11,14 @@ import pgx
 from gymnax.environments import spaces
 from jax import Array
 
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.base import Environment
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.settings import COUNT, Settings, traced
+
+TWO_PLAYERS = (
+    "connect_four",
+    "tic_tac_toe",
+)  # one move each, in turn, and one wins what the other loses
 
 
 class PgxParams(Settings):
@@ -30,22 +35,26 @@ class PgxParams(Settings):
 
 @dataclass(frozen=True)
 class PgxEnv(Environment):
-    """A game for one player of the package `pgx` (tested: 2.6.0), as in `PgxEnv("minatar-breakout")`.
+    """A game of the package `pgx` (tested: 2.6.0), as in `PgxEnv("minatar-breakout")`.
+
+    In a game for two players the agent plays both, in turn: the observation is that of the player whose move it is, the
+    reward that of the player who has moved. So the value of a successor is the opponent's, and counts against: train
+    with an advantage estimator that takes `-gamma`, and `gamma=1`.
 
     The observation is `{"observation": ..., "legal_action_mask": ...}`, both as the package gives them. The mask is not
     among the features.
 
     Reset rule: on the step that ends an episode, by gymnax's `step`; the package's `auto_reset` is not used.
     Truncation: the package's `truncated`, which its games never set, or `max_steps_in_episode` of ours.
-    Lost: games of two players and more. The package has no time limits but Freeway's 2500 steps, which it calls a
-    termination; so does this. MinAtar's actions stick with probability 0.1 and are the minimal set, as `pgx.make` has
-    it; there is no ramping of difficulty to be set.
+    Lost: all other games of two players and more. The package has no time limits but Freeway's 2500 steps, which it
+    calls a termination; so does this. MinAtar's actions stick with probability 0.1 and are the minimal set, as
+    `pgx.make` has it; there is no ramping of difficulty to be set.
 
     Attributes:
         env_name: the package's id of the game.
 
     Raises:
-        ConfigError: there is no such game, or it is not for one player.
+        ConfigError: there is no such game, or it is none of these.
     """
 
     env_name: str
@@ -54,8 +63,9 @@ class PgxEnv(Environment):
         if self.env_name not in pgx.available_envs():
             raise unknown_name("pgx environment", self.env_name, names())
         players = _load(self.env_name).num_players
-        if players != 1:
-            raise ConfigError.of("env", f"pgx/{self.env_name}", f"a game for one player, but this one has {players}")
+        if players != 1 and self.env_name not in TWO_PLAYERS:
+            allowed = f"a game for one player, or one of {', '.join(TWO_PLAYERS)}, but this one has {players} players"
+            raise ConfigError.of("env", f"pgx/{self.env_name}", allowed)
 
     @property
     def name(self) -> str:
@@ -92,8 +102,8 @@ class PgxEnv(Environment):
     def step_env(
         self, key: Array, state: Any, action: Any, params: PgxParams
     ) -> tuple[dict[str, Array], Any, Array, Array, dict[Any, Any]]:
-        state = _load(self.env_name).step(state, action, key)
-        return _seen(state), state, state.rewards[0], state.terminated, {}
+        after = _load(self.env_name).step(state, action, key)
+        return _seen(after), after, after.rewards[state.current_player], after.terminated, {}
 
     def is_truncated(self, state: Any, params: PgxParams) -> Array:
         return state.truncated | (state._step_count >= params.max_steps_in_episode)
@@ -103,15 +113,16 @@ class PgxEnv(Environment):
 
 
 def names() -> list[str]:
-    """The games for one player."""
-    return [name for name in pgx.available_envs() if name == "2048" or name.startswith("minatar-")]
+    """The games for one player, and those of `TWO_PLAYERS`."""
+    games = ("2048", *TWO_PLAYERS)
+    return [name for name in pgx.available_envs() if name in games or name.startswith("minatar-")]
 
 
 def make(name: str) -> PgxEnv:
     """The game of that name.
 
     Raises:
-        ConfigError: there is no such game, or it is not for one player.
+        ConfigError: there is no such game, or it is none of these.
     """
     return PgxEnv(name)
 

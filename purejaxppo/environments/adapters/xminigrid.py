@@ -12,7 +12,7 @@ from jax import Array
 from xminigrid.core.constants import NUM_COLORS, NUM_TILES
 from xminigrid.envs.xland import XLandEnvParams
 
-from purejaxppo.environments.interface import Environment
+from purejaxppo.environments.base import Environment
 from purejaxppo.errors import unknown_name
 from purejaxppo.settings import COUNT, Settings, traced
 

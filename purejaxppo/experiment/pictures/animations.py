@@ -1,4 +1,4 @@
-"""Moving pictures: agents on their map, or whatever gymnax can draw, as GIFs."""
+"""Animate episodes as GIFs: agents on their map, or whatever gymnax can draw."""
 
 import importlib.util
 import os
@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 
 from purejaxppo.acting import start
 from purejaxppo.config import Config
-from purejaxppo.environments import GridWorld, interface, make, maps
+from purejaxppo.environments import GridWorld, make, maps
 from purejaxppo.errors import ConfigError
-from purejaxppo.experiment.pictures.plots import MIDDLE, check_drawn_as_map, draw_walls, tallness
+from purejaxppo.evaluation import act, check_single
+from purejaxppo.experiment.pictures.colors import MIDDLE
+from purejaxppo.experiment.pictures.maps import check_drawn_as_map, draw_walls, tallness
 from purejaxppo.keys import check_key
-from purejaxppo.policies import Agent, environment, event_shape, policy
-from purejaxppo.ppo import TrainState
+from purejaxppo.ppo import TrainState, bind
 from purejaxppo.settings import COUNT, check_static
 
 NEEDS_PYGAME = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")
@@ -40,7 +41,7 @@ MOST_FRAMES = 200
 
 
 def can_draw(env: Any) -> bool:
-    """Whether `walk` can draw the environment with what is installed."""
+    """Say whether `animate_episode` can draw the environment with what is installed."""
     if isinstance(env, GridWorld):
         return True
     has_needed = env.name not in NEEDS_PYGAME or importlib.util.find_spec("pygame") is not None
@@ -48,7 +49,7 @@ def can_draw(env: Any) -> bool:
 
 
 def check(config: Config) -> None:
-    """Refuse what `walk` cannot draw.
+    """Refuse what `animate_episode` cannot draw.
 
     Raises:
         ConfigError: the environment cannot be drawn, or not with what is installed.
@@ -58,34 +59,37 @@ def check(config: Config) -> None:
         raise ConfigError.of("env", config.env, allowed + ", ".join(DRAWN_BY_GYMNAX))
 
 
-def walk(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
-    """One episode of one agent, sampled from its policy, as a GIF; of at most 200 steps.
+def animate_episode(config: Config, state: TrainState, key: Array, path: str | Path) -> None:
+    """Animate one episode of one agent, sampled from its policy, of at most 200 steps.
 
     What gymnax draws ends with the state in which the last action was chosen.
 
     Args:
+        config: of the agent.
         state: of one agent.
         key: one typed key, consumed.
         path: where the GIF goes.
 
     Raises:
-        ConfigError: the environment cannot be drawn, or not with what is installed.
+        ConfigError: the environment cannot be drawn, or not with what is installed, or the state is of many agents.
     """
     check(config)
+    check_single(state)
     if isinstance(make(config.env), GridWorld):
         _draw_agents(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1, path)
     else:
         _draw_by_gymnax(config, state, key, path)
 
 
-def crowd(config: Config, state: TrainState, key: Array, path: str | Path, *, num_agents: int = 1000) -> None:
-    """Many agents at once on one map, as a GIF; each stays where its episode ends.
+def animate_agents(config: Config, state: TrainState, key: Array, path: str | Path, *, num_agents: int = 1000) -> None:
+    """Animate many agents at once on one map; each stays where its episode ends.
 
     Args:
-        state: of one agent, or of many (a leading axis everywhere), which then take turns in walking.
+        config: of the agents.
+        state: of one agent, or of many (a leading axis everywhere), which then take turns.
         key: one typed key, consumed.
         path: where the GIF goes.
-        num_agents: how many walk.
+        num_agents: how many are shown.
 
     Raises:
         ConfigError: the environment is not a `GridWorld`, or `num_agents` is not a positive integer.
@@ -97,49 +101,46 @@ def crowd(config: Config, state: TrainState, key: Array, path: str | Path, *, nu
     _draw_agents(config, states, key, num_agents, path)
 
 
-def _play(config: Config, states: TrainState, key: Array, num_agents: int) -> tuple[Any, np.ndarray, np.ndarray]:
+@partial(jax.jit, static_argnames=("num_agents", "num_steps"))
+def _first_steps(config: Config, states: TrainState, key: Array, num_agents: int, num_steps: int) -> Any:
     """`(env_state, next_obs, done)` of the first steps of `num_agents` episodes, `[steps, num_agents, ...]`.
 
     Agent `i` follows the policy of state `i` modulo the number of states.
     """
-    check_key(key)
-    return jax.tree.map(np.asarray, _first_steps(config, states.agent, key, num_agents, MOST_FRAMES))
+    networks = bind(config)
+    task = networks.task
+    chosen = jnp.arange(num_agents) % len(states.num_updates)
 
-
-@partial(jax.jit, static_argnames=("num_agents", "num_steps"))
-def _first_steps(config: Config, agents: Agent, key: Array, num_agents: int, num_steps: int) -> Any:
-    env, env_params = environment(config)
-    which = jnp.arange(num_agents) % len(jax.tree.leaves(agents)[0])
-
-    def act_and_step(index: Array, runner: Any, uniform: Array, key: Array) -> Any:
-        agent = jax.tree.map(lambda leaf: leaf[index], agents)
-        rows = jax.tree.map(lambda leaf: leaf[None], (runner.obs, runner.memory))
-        now, memory = policy(config, agent, num_rows=1)(*rows)
-        action = now.action.to_env(now.action.sample(uniform[None]), interface.action_space(env))[0]
-        step = interface.step(env, key, runner.env_state, action, env_params)
-        memory = jax.tree.map(lambda leaf: leaf[0], memory)
+    def step_one(index: Array, runner: Any, key: Array) -> Any:
+        key_action, key_env = jax.random.split(key)
+        state = jax.tree.map(lambda leaf: leaf[index], states)
+        action, memory = act(config, state, runner.obs, runner.memory, key_action)
+        step = task.step(key_env, runner.env_state, action)
         return runner._replace(env_state=step.state, obs=step.obs, memory=memory), (step.next_obs, step.done)
 
-    def step(runners: Any, key: Array) -> Any:
-        key_action, key_env = jax.random.split(key)
-        uniform = jax.random.uniform(key_action, (num_agents, *event_shape(config)))
-        keys = jax.random.split(key_env, num_agents)
-        new, (next_obs, done) = jax.vmap(act_and_step)(which, runners, uniform, keys)
+    def step_all(runners: Any, key: Array) -> Any:
+        new, (next_obs, done) = jax.vmap(step_one)(chosen, runners, jax.random.split(key, num_agents))
         return new, (runners.env_state, next_obs, done)
 
     key_start, key_steps = jax.random.split(key)
-    runners = jax.vmap(partial(start, config))(jax.random.split(key_start, num_agents))
-    return jax.lax.scan(step, runners, jax.random.split(key_steps, num_steps))[1]
+    runners = jax.vmap(partial(start, task, memory=networks.initial_memory))(jax.random.split(key_start, num_agents))
+    return jax.lax.scan(step_all, runners, jax.random.split(key_steps, num_steps))[1]
+
+
+def _play(config: Config, states: TrainState, key: Array, num_agents: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Take the first steps, and fetch them; see `_first_steps`."""
+    check_key(key)
+    return jax.tree.map(np.asarray, _first_steps(config, states, key, num_agents, MOST_FRAMES))
 
 
 def _num_steps(done: np.ndarray) -> int:
-    """The steps until every agent's first episode has ended, or all there are; `done` is `[steps, num_agents]`."""
+    """Count the steps until every agent's first episode has ended; `done` is `[steps, num_agents]`."""
     has_ended = np.all(np.cumsum(done, axis=0) > 0, axis=1)
     return int(np.argmax(has_ended)) + 1 if has_ended.any() else len(done)
 
 
 def _draw_agents(config: Config, states: TrainState, key: Array, num_agents: int, path: str | Path) -> None:
-    """Dots on the map."""
+    """Draw dots on the map."""
     env: Any = make(config.env)
     env_state, next_cell, done = _play(config, states, key, num_agents)
     # Once an agent's first episode has ended, it stays on the cell that ended it.
@@ -169,7 +170,7 @@ def _draw_agents(config: Config, states: TrainState, key: Array, num_agents: int
 
 
 def _whereabouts(symbol: np.ndarray) -> str:
-    """Where agents are that stand on cells with these symbols."""
+    """Say where agents are that stand on cells with these symbols."""
     if len(symbol) == 1:
         return PLACES.get(str(symbol[0]), "under way")
     in_money, in_dragons = np.isin(symbol, list(maps.GOALS)).sum(), (symbol == maps.DRAGON).sum()
@@ -183,5 +184,5 @@ def _draw_by_gymnax(config: Config, state: TrainState, key: Array, path: str | P
 
     env_state, _, done = _play(config, jax.tree.map(lambda leaf: leaf[None], state), key, 1)
     frames = [jax.tree.map(lambda leaf, i=i: leaf[i, 0], env_state) for i in range(_num_steps(done))]
-    env, env_params = environment(config)
-    Visualizer(env, env_params, frames).animate(str(path))
+    task = bind(config).task
+    Visualizer(task.env, task.params, frames).animate(str(path))

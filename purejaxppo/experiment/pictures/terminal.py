@@ -1,4 +1,4 @@
-"""Pictures for the terminal."""
+"""Draw maps in the terminal."""
 
 import itertools
 
@@ -18,7 +18,7 @@ Cell = tuple[str, str, str | Style]  # two lines of text, and how they look
 
 
 def map_text(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) -> Text:
-    """The map with the value and the best move of every cell, as coloured text.
+    """Draw the map with the value and the best move of every cell, as coloured text.
 
     Args:
         env: the gridworld.
@@ -49,7 +49,7 @@ def map_text(env: GridWorld, value: np.ndarray, action: np.ndarray, width: int) 
 
 
 def _shade(share: float) -> Style:
-    """Text on a background from dark (0, the lowest value) to bright (1, the highest)."""
+    """Style text on a background from dark (0, the lowest value) to bright (1, the highest)."""
     share = float(np.clip(share, 0, 1))
     low, high, part = (LOW, MIDDLE, 2 * share) if share < 0.5 else (MIDDLE, HIGH, 2 * share - 1)
     red, green, blue = np.rint(low + (high - low) * part).astype(int)

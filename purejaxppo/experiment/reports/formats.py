@@ -1,9 +1,10 @@
-"""A report as tables for the terminal, as JSON, and as Markdown with pictures."""
+"""Write a report as tables for the terminal, as JSON, and as Markdown with pictures."""
 
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment.reports.report import Curve, Report, Row
-from purejaxppo.experiment.reports.statistics import Interval
+from purejaxppo.experiment.reports.statistics import Interval, in_words
 from purejaxppo.experiment.runs import files
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ Cells = list[list[str]]  # lines of a table, the header first
 
 
 def to_json(report: Report) -> str:
-    """All numbers, every seed's among them; NaN is null."""
+    """Write all numbers, every seed's among them; NaN is null."""
     return json.dumps(_plain(report), indent=1, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
-    """Records as objects, arrays as lists, NaN as None."""
+    """Turn records into objects, arrays into lists, NaN into None."""
     if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     if isinstance(value, float):
@@ -44,7 +45,7 @@ def _plain(value: Any) -> Any:
 
 
 def tables(report: Report) -> list[Table]:
-    """For the terminal: of each environment a table of the configurations, and one of their seeds."""
+    """Lay out for the terminal a table of configurations and one of seeds, of each environment."""
     found = []
     for environment, rows in _by_environment(report):
         found.append(_terminal_table(environment, _summary(report, rows)))
@@ -62,10 +63,10 @@ def _terminal_table(title: str, cells: Cells) -> Table:
 
 
 def to_markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
-    """The tables, with a text that says what the numbers are.
+    """Write the tables, with a text that says what the numbers are.
 
     Args:
-        report: what came of some configurations.
+        report: to write.
         pictures: the names of the picture files of each environment.
     """
     threshold = ""
@@ -79,8 +80,8 @@ def to_markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
         "# Report\n\n"
         f"*IQM*: the interquartile mean over seeds and its {100 * report.confidence:g}% interval, by a stratified "
         f"bootstrap of {report.num_resamples:,} resamples. *P(better)*: the probability that a seed is better than one "
-        f"of the baseline's, with its interval; both after Agarwal et al., 2021.{threshold} Seconds of compiling and "
-        "running are a configuration's share of those of its programs.\n"
+        f"of the baseline's, with its interval; both after Agarwal et al., 2021. One or two seeds have no interval."
+        f"{threshold} Compile and run times are a configuration's share of those of its programs.\n"
     )
     for number, (environment, rows) in enumerate(_by_environment(report)):
         links = "".join(f"![{name}]({name})\n" for name in (pictures[number] if pictures else ()))
@@ -95,15 +96,16 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
     """Write `report.json`, `report.md` and its pictures; returns their paths.
 
     Args:
-        report: what came of some configurations.
+        report: to write.
         directory: made if it is not there; not that of a run.
         overwrite: whether files of these names may be replaced.
 
     Raises:
-        ConfigError: the directory cannot be written to, is a run's, or holds such files.
+        ConfigError: the directory is a run's, or holds such files.
+        RunError: it cannot be written to.
     """
     path = Path(directory)
-    pictures = [_picture_names(number) for number, _ in enumerate(_by_environment(report))]
+    pictures = [_picture_names(number, rows) for number, (_, rows) in enumerate(_by_environment(report))]
     names = [JSON, MARKDOWN, *(name for group in pictures for name in group)]
     taken = [name for name in names if (path / name).exists()]
     if (path / files.RUN).exists():
@@ -111,31 +113,36 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
     if taken and not overwrite:
         raise ConfigError(f"directory={str(path)!r}: already holds {taken[0]!r}, and nothing is overwritten")
     contents: list[str | bytes] = [to_json(report), to_markdown(report, pictures), *_pictures(report)]
-    with files.written(f"directory={str(path)!r}"):
+    with files.as_run_error(f"directory={str(path)!r}"):
         path.mkdir(parents=True, exist_ok=True)
         for name, content in zip(names, contents, strict=True):
             files.write(path / name, content)
     return [path / name for name in names]
 
 
-def _picture_names(number: int) -> list[str]:
-    """Of the environment with that number."""
+def _picture_names(number: int, rows: list[Row]) -> list[str]:
+    """Name the pictures of the environment with that number."""
     end = f"-{number + 1}.png" if number else ".png"
-    return [f"{name}{end}" for name in ("iqm", "seeds", "curves")]
+    has_curves = any(row.curve is not None for row in rows)
+    return [f"{name}{end}" for name in ("iqm", "seeds", *(["curves"] if has_curves else []))]
 
 
 def _pictures(report: Report) -> Iterator[bytes]:
-    """Those of one environment after the other, in the order of their names."""
-    from purejaxppo.experiment.pictures import (
-        plots,  # imported here: matplotlib takes a while, and not every report is drawn
-    )
+    """Draw one environment after the other, in the order of their names."""
+    # Imported here: matplotlib takes a while, and not every report is drawn.
+    from purejaxppo.experiment.pictures import report as pictures
 
+    confidence = report.confidence
     for _, rows in _by_environment(report):
         names = [row.name for row in rows]
-        curves = [(row.curve.steps, *row.curve.iqm) for row in rows]
-        yield _png(plots.intervals(names, [row.iqm for row in rows], confidence=report.confidence))
-        yield _png(plots.seeds(names, [row.scores for row in rows], [row.iqm.estimate for row in rows]))
-        yield _png(plots.curves(names, curves, confidence=report.confidence, threshold=report.threshold))
+        yield _png(pictures.intervals(names, [row.iqm for row in rows], confidence=confidence))
+        yield _png(pictures.seeds(names, [row.scores for row in rows], [row.iqm.estimate for row in rows]))
+        curves = {row.name: row.curve for row in rows if row.curve is not None}
+        if curves:
+            values = [(curve.steps, *curve.iqm) for curve in curves.values()]
+            window = max(curve.window for curve in curves.values())
+            returns = partial(pictures.curves, confidence=confidence, threshold=report.threshold, window=window)
+            yield _png(returns(list(curves), values))
 
 
 def _png(figure: "Figure") -> bytes:
@@ -145,7 +152,7 @@ def _png(figure: "Figure") -> bytes:
 
 
 def _by_environment(report: Report) -> list[tuple[str, list[Row]]]:
-    """Rows that can be compared: returns on different environments cannot."""
+    """Group rows that can be compared: returns on different environments cannot."""
     groups: dict[str, list[Row]] = {}
     for row in report.rows:
         groups.setdefault(row.baseline or row.name, []).append(row)
@@ -153,16 +160,16 @@ def _by_environment(report: Report) -> list[tuple[str, list[Row]]]:
 
 
 def _summary(report: Report, rows: list[Row]) -> Cells:
-    """One line per configuration, below the header."""
+    """Write one line per configuration, below the header."""
     header = ["configuration", f"IQM [{100 * report.confidence:g}% interval]", "worst", "best", "P(better)"]
     header += ["reached", "steps", "seconds"] if report.threshold is not None else []
     return [[*header, "compile s", "run s"], *(_summary_of(report, row) for row in rows)]
 
 
 def _summary_of(report: Report, row: Row) -> list[str]:
-    better = "baseline" if row.improvement is None else _interval(row.improvement, _probability)
-    note = " (one seed: no interval)" if len(row.scores) == 1 else ""
-    cells = [row.name, _interval(row.iqm, _number) + note, _number(row.scores.min()), _number(row.scores.max()), better]
+    worth = in_words(row.iqm, len(row.scores), _number)
+    better = "baseline" if row.improvement is None else _probability(row.improvement)
+    cells = [row.name, worth, _number(row.scores.min()), _number(row.scores.max()), better]
     if report.threshold is not None:
         num_reached = np.isfinite(row.steps_to_threshold).sum()
         steps, seconds = map(_median, (row.steps_to_threshold, row.seconds_to_threshold))
@@ -171,7 +178,7 @@ def _summary_of(report: Report, row: Row) -> list[str]:
 
 
 def _by_seed(report: Report, rows: list[Row]) -> Cells:
-    """One line per seed, below the header."""
+    """Write one line per seed, below the header."""
     header = ["configuration", "seed", "score"]
     if report.threshold is None:
         return [header, *([row.name, str(i), _number(score)] for row in rows for i, score in enumerate(row.scores))]
@@ -190,18 +197,14 @@ def _markdown_table(cells: Cells) -> str:
 
 
 def _median(values: np.ndarray) -> float:
-    """Of seeds, where those that never reach it are beyond any other; NaN if that is where the median is."""
+    """Take the median, where seeds that never reach it are beyond any other; NaN if that is where the median is."""
     median = np.median(np.where(np.isnan(values), np.inf, values))
     return float(median) if np.isfinite(median) else math.nan
 
 
-def _interval(interval: Interval, spell: Callable[[float], str]) -> str:
+def _probability(interval: Interval) -> str:
     estimate, low, high = map(float, interval)
-    return spell(estimate) if math.isnan(low) else f"{spell(estimate)} [{spell(low)}, {spell(high)}]"
-
-
-def _probability(value: float) -> str:
-    return f"{value:.2f}"
+    return f"{estimate:.2f}" if math.isnan(low) else f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _number(value: float) -> str:

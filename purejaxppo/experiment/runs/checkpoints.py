@@ -2,10 +2,11 @@
 
 A checkpoint is a directory with a number of updates as its name. It holds what Orbax wrote, and `manifest.json`: the
 SHA-256 of every file, and which run it belongs to. It is written under another name, brought to the disk, and then
-renamed; so what has a checkpoint's name was written to its end, and the manifest tells whether it still is as it was.
+renamed; so what has a checkpoint's name was written to its end, and the manifest tells whether it is still unchanged.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import RunError
 from purejaxppo.experiment.runs import files
+from purejaxppo.experiment.runs.devices import default_device
+from purejaxppo.keys import is_key
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -24,11 +28,11 @@ STATE = "state"
 
 
 class Loaded(NamedTuple):
-    """What was found."""
+    """The newest whole checkpoint."""
 
     state: Any
     num_updates: int
-    broken: list[str]  # what is wrong with newer checkpoints
+    broken: list[str]  # what is wrong with newer ones
 
 
 def save(directory: Path, num_updates: int, state: Any, *, run: str, score: float) -> None:
@@ -38,7 +42,7 @@ def save(directory: Path, num_updates: int, state: Any, *, run: str, score: floa
         directory: of all checkpoints of a run; it must exist.
         num_updates: the checkpoint's name. If there is one already, it is replaced.
         state: a pytree of arrays, typed keys among them.
-        run: what tells one run from another, to be asked for on loading.
+        run: identifies the run, to be asked for on loading.
         score: by which the best checkpoint is kept; NaN is worse than any.
 
     Raises:
@@ -75,7 +79,7 @@ def save(directory: Path, num_updates: int, state: Any, *, run: str, score: floa
 
 
 def load(directory: Path, like: Callable[[], Any], *, run: str) -> Loaded | None:
-    """The newest checkpoint that is whole, or None where there is none at all.
+    """Load the newest checkpoint that is whole; None where there is none at all.
 
     Nothing in a checkpoint is executed, and no name in it is followed out of it.
 
@@ -85,16 +89,16 @@ def load(directory: Path, like: Callable[[], Any], *, run: str) -> Loaded | None
         run: the run that the checkpoint must belong to.
 
     Raises:
-        ConfigError: there are checkpoints, but none that can be used; it says what is wrong with each.
+        RunError: there are checkpoints, but none that can be used; it says what is wrong with each.
     """
     broken: list[str] = []
     for num_updates in reversed(numbers(directory)):
         try:
             return Loaded(_load(directory / str(num_updates), num_updates, like, run), num_updates, broken)
-        except ConfigError as error:
+        except RunError as error:
             broken.append(str(error))
     if broken:
-        raise ConfigError(f"{directory}: no checkpoint can be used: {'; '.join(broken)}")
+        raise RunError(f"{directory}: no checkpoint can be used: {'; '.join(broken)}")
     return None
 
 
@@ -112,7 +116,7 @@ def prune(directory: Path, keep: int) -> None:
     """
     scores: dict[int, float] = {}
     for num_updates in numbers(directory):
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(RunError):
             score = _manifest(directory / str(num_updates)).get("score")
             scores[num_updates] = float("-inf") if score is None else score
     best = max(scores, key=lambda num_updates: (scores[num_updates], num_updates), default=None)
@@ -121,65 +125,75 @@ def prune(directory: Path, keep: int) -> None:
             files.delete(directory / str(num_updates))
 
 
+def fingerprint(tree: Any) -> str:
+    """The SHA-256 of a pytree's arrays, typed keys included: equal only for equal bits."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def _load(path: Path, num_updates: int, like: Callable[[], Any], run: str) -> Any:
-    """The state in one checkpoint.
+    """Load the state in one checkpoint.
 
     Raises:
-        ConfigError: it is not exactly what was written, or not what is looked for.
+        RunError: it is not exactly what was written, or not what is looked for.
     """
     manifest = _manifest(path)
     if manifest.get("run") != run or manifest.get("num_updates") != num_updates:
-        raise ConfigError(f"{path}: belongs to another run or another configuration")
+        raise RunError(f"{path}: belongs to another run or another configuration")
     try:
         found = {str(file.relative_to(path)): files.hash_file(file) for file in _files(path)}
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise RunError(f"{path}: cannot be read ({error})") from None
     found.pop(MANIFEST)
     expected = manifest["files"]
     if found != expected:
         names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-        raise ConfigError(f"{path}: is broken: {', '.join(names)} not as written")
+        raise RunError(f"{path}: is corrupt (checksum mismatch: {', '.join(names)})")
     shapes, saved = like(), manifest["leaves"]
     if _leaves(shapes) != saved:
         missing = next((leaf for leaf in _leaves(shapes) if leaf not in saved), "fewer arrays")
-        raise ConfigError(f"{path}: does not fit the configuration, which asks for {missing}")
+        raise RunError(f"{path}: does not fit the configuration, which asks for {missing}")
     return _restore(path / STATE, shapes)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """A checkpoint's manifest.
+    """Read a checkpoint's manifest.
 
     Raises:
-        ConfigError: it is not there, broken, or of a newer format.
+        RunError: it is not there, broken, or of a newer format.
     """
     if path.is_symlink():
-        raise ConfigError(f"{path}: must not be a symbolic link")
+        raise RunError(f"{path}: must not be a symbolic link")
     manifest = files.read_json(path / MANIFEST, FORMAT)
     kinds = {"files": dict, "leaves": list, "score": int | float | None}
     if not all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()):
-        raise ConfigError(f"{path / MANIFEST}: is broken")
+        raise RunError(f"{path / MANIFEST}: is corrupt")
     return manifest
 
 
 def _restore(path: Path, like: Any) -> Any:
-    """What Orbax wrote, of the shapes and dtypes of `like`, on the first device."""
+    """Read what Orbax wrote, of the shapes and dtypes of `like`, onto the device."""
     from orbax.checkpoint import v1 as ocp
 
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(default_device())
     placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
     try:
         with _quiet():
             state = ocp.load(path.absolute(), placed)
     except Exception as error:  # Orbax and its storage have errors of several kinds
-        raise ConfigError(f"{path}: does not fit the configuration ({_first_line(error)})") from None
+        raise RunError(f"{path}: does not fit the configuration ({_first_line(error)})") from None
     if _leaves(state) != _leaves(like):
-        raise ConfigError(f"{path}: does not fit the configuration")
+        raise RunError(f"{path}: does not fit the configuration")
     return state
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs the traceback of an error that it raises as well, and that is told by whoever catches it."""
+    """Keep Orbax from logging the traceback of an error that it raises as well."""
     log = logging.getLogger("absl")
     before, log.disabled = log.disabled, True
     try:
@@ -198,7 +212,7 @@ def _files(path: Path) -> Iterator[Path]:
     """Every file under a directory.
 
     Raises:
-        ConfigError: there is something else, such as a symbolic link.
+        RunError: there is something else, such as a symbolic link.
     """
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
@@ -206,7 +220,7 @@ def _files(path: Path) -> Iterator[Path]:
         elif entry.is_file(follow_symlinks=False):
             yield Path(entry.path)
         else:
-            raise ConfigError(f"{entry.path}: must be a file, not a link or anything else")
+            raise RunError(f"{entry.path}: must be a file, not a link or anything else")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, locks, and reading what may be broken or hostile."""
+"""Atomic writes, locks, and reading files that may be corrupt or hostile."""
 
 import contextlib
 import fcntl
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import RunError
 
 # The names in a run's directory.
-CONFIG, RUN, LOCK, ACCOUNT, CHECKPOINTS = "config.toml", "run.json", "lock", "account.json", "checkpoints"
+CONFIG, RUN, LOCK, SUMMARY, CHECKPOINTS = "config.toml", "run.json", "lock", "summary.json", "checkpoints"
 METRICS, TABLE, EVALUATIONS = "metrics.jsonl", "metrics.csv", "evaluations.jsonl"
 TENSORBOARD, WANDB, PICTURES = "tensorboard", "wandb", "pictures"
 # All of them but the lock, in the order in which they are deleted: what makes it a run comes last.
-CONTENTS = (CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, ACCOUNT, METRICS, TABLE, EVALUATIONS, CONFIG, RUN)
+CONTENTS = (CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, SUMMARY, METRICS, TABLE, EVALUATIONS, CONFIG, RUN)
 TEMPORARY = ".tmp-"  # begins the names of files and directories that are being written or deleted
 
 
@@ -25,7 +25,7 @@ def write(path: Path, content: str | bytes) -> None:
     """Write a file so that after a crash or a power cut it holds the old content or the new one, and nothing between.
 
     Raises:
-        OSError: it cannot be written; what was there is untouched.
+        OSError: it cannot be written; the old content is untouched.
     """
     temporary = path.with_name(TEMPORARY + path.name)
     try:
@@ -42,16 +42,18 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def written(what: str) -> Iterator[None]:
-    """What goes wrong while writing, as one clear error that begins with what is written.
+def as_run_error(what: str) -> Iterator[None]:
+    """Turn what the system says while writing into one clear error that begins with what is written.
 
     Raises:
-        ConfigError: something could not be written.
+        RunError: something could not be written.
     """
     try:
         yield
+    except RunError:
+        raise
     except OSError as error:
-        raise ConfigError(f"{what}: cannot be written to ({error.strerror or error})") from None
+        raise RunError(f"{what}: cannot be written to ({error.strerror or error})") from None
 
 
 def sync(path: Path) -> None:
@@ -79,36 +81,47 @@ def delete_temporary(directory: Path) -> None:
         delete(path)
 
 
-def read(path: Path) -> str:
-    """A text file's content.
+def check_no_links(directory: Path) -> None:
+    """Refuse symbolic links, which might lead anywhere, in a run's directory.
 
     Raises:
-        ConfigError: it cannot be read, is not text, or is no file, such as a symbolic link, which might lead anywhere.
+        RunError: there is one.
+    """
+    for name in (*CONTENTS, LOCK):
+        if (directory / name).is_symlink():
+            raise RunError(f"{directory / name}: must not be a symbolic link")
+
+
+def read(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        RunError: it cannot be read, is not text, or is no file, such as a symbolic link, which might lead anywhere.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ConfigError(f"{path}: must be a file, not a link or anything else")
+        raise RunError(f"{path}: must be a file, not a link or anything else")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise RunError(f"{path}: cannot be read ({error})") from None
 
 
 def read_json(path: Path, format: int | None = None) -> dict[str, Any]:
-    """A JSON file's object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        ConfigError: it cannot be read, holds something else, or its entry `format` is another.
+        RunError: it cannot be read, holds something else, or its entry `format` is another.
     """
     text = read(path)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is broken ({error})") from None
+        raise RunError(f"{path}: is corrupt ({error})") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: is broken (not an object)")
+        raise RunError(f"{path}: is corrupt (not an object)")
     found = value.get("format")
     if format is not None and found != format:
-        raise ConfigError(f"{path}: format={found!r}: must be {format}; a newer purejaxppo wrote it?")
+        raise RunError(f"{path}: format={found!r}: must be {format}; another version of purejaxppo wrote it")
     return value
 
 
@@ -120,14 +133,14 @@ def hash_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock, which the system lets go however the process ends.
+    """Hold the directory's lock, which the system releases however the process ends.
 
     Raises:
-        ConfigError: another process holds it.
+        RunError: another process holds it.
     """
     with (directory / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"directory={str(directory)!r}: another process is at work in it") from None
+            raise RunError(f"directory={str(directory)!r}: is locked by another process") from None
         yield

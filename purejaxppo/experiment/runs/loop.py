@@ -1,11 +1,10 @@
 """The loop on the host: chunks of updates on the device, and between them what must be written down.
 
 All chunks are calls of one compiled program, which takes the number of updates as data. So how a run is cut into
-chunks, which the clock decides, has no effect on a single bit; nor has stopping and going on.
+chunks, which the clock decides, has no effect on a single bit; nor has stopping and resuming.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -17,30 +16,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from purejaxppo.config import Config
-from purejaxppo.evaluation import evaluate, optimality
-from purejaxppo.experiment.runs import checkpoints, files, logs
-from purejaxppo.experiment.runs.files import ACCOUNT, CHECKPOINTS
-from purejaxppo.keys import is_key
-from purejaxppo.policies import knows_optimum
-from purejaxppo.ppo import Metrics, TrainState, init, update
+from purejaxppo.algorithms import Algorithm
+from purejaxppo.errors import RunError
+from purejaxppo.experiment.runs import checkpoints, files
+from purejaxppo.experiment.runs.files import CHECKPOINTS, EVALUATIONS, METRICS, SUMMARY
+from purejaxppo.experiment.runs.loggers import Loggers, MakeLogger
+from purejaxppo.experiment.runs.record import MetricsLog, read_evaluations, read_metrics, truncate
+from purejaxppo.experiment.runs.rows import Programs, Rows, initial_shapes
 from purejaxppo.settings import COUNT, NON_NEGATIVE, WHOLE, Settings, static
 
-RUN_EVALUATION = 0x72756E  # folded into a run's key, for random numbers that training never draws
 HOST_SHARE = 0.02  # of the time, at most, is spent between chunks, and as much on checkpoints
 CHUNK_SECONDS = (0.5, 2.0)  # that a chunk takes, at least and at most, where the buffer of its metrics allows
-BUFFER_NUMBERS = 2**22  # in that buffer, at most
-RECENT = 10  # updates over which the current return is averaged
+RECENT = 10  # updates over which the metrics that `Progress` has are averaged
 
 log = logging.getLogger("purejaxppo")
 
 
-class Schedule(Settings):
+class RunOptions(Settings):
     """What a run does beside training, and when.
 
     Raises:
@@ -50,276 +44,167 @@ class Schedule(Settings):
     num_evaluations: int = static(10, "evaluations, evenly over the run; 0 for none", WHOLE)
     evaluation_episodes: int = static(32, "episodes per agent of an evaluation, greedy, and as many sampled", COUNT)
     checkpoint_seconds: float = static(60.0, "seconds between checkpoints; one is always made at the end", NON_NEGATIVE)
-    keep_checkpoints: int = static(3, "newest checkpoints that are kept, beside the one with the best return", COUNT)
+    keep_checkpoints: int = static(3, "newest checkpoints to keep, beside the one with the best evaluation", COUNT)
 
 
 class Job(NamedTuple):
     """What is to be run."""
 
-    directory: Path
-    config: Config
-    key: Array  # [], or [num_seeds]
-    schedule: Schedule
-    identity: str  # tells it from every other
+    directory: Path | None  # None keeps nothing
+    algorithm: Algorithm
+    rows: Rows
+    options: RunOptions
+    identity: str = ""  # that the checkpoints of this job have, and of no other
+    params: Any = None  # from which every row starts
+    part: str = ""  # of a sweep, in words
+
+    @property
+    def num_updates(self) -> int:
+        """Of the whole run."""
+        return self.rows.config.num_updates
 
     @property
     def evaluations(self) -> list[int]:
-        """The numbers of updates after which the agents are evaluated."""
-        total, count = self.config.num_updates, self.schedule.num_evaluations
-        return sorted({max(1, round(total * part / count)) for part in range(1, count + 1)})
+        """The numbers of updates after which the rows are evaluated."""
+        count = self.options.num_evaluations
+        return sorted({max(1, round(self.num_updates * part / count)) for part in range(1, count + 1)})
 
-    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function(config, x)` of one agent as one of all agents."""
-        return jax.vmap(function, (None, 0)) if self.key.ndim else function
+    def compile(self) -> Programs:
+        """Compile what trains it."""
+        return Programs(self.algorithm, self.rows, num_episodes=self.options.evaluation_episodes, params=self.params)
 
 
 class Progress(NamedTuple):
-    """How far a run is, after each chunk."""
+    """How far a run is, after each chunk of updates."""
 
     num_updates: int
     total_updates: int
-    num_steps: int  # environment steps, over all agents
+    num_steps: int  # environment steps, over all rows
     total_steps: int
     steps_per_second: float
     seconds_left: float
-    episode_return: np.ndarray  # [num_seeds], mean over the last updates; NaN where no episode has ended
+    metrics: dict[str, np.ndarray]  # [num_rows] each, means over the last updates; NaN where there is no number
+    part: str = ""  # of a sweep, in words; the numbers are those of this part
 
 
-Watch = Callable[[Progress], None]
+class Outcome(NamedTuple):
+    """What came of a run, and the time it took."""
+
+    metrics: dict[str, np.ndarray]  # [num_rows, num_updates]
+    evaluations: dict[str, np.ndarray]  # [num_rows, num_evaluations], and the `update` of each
+    compile_seconds: float
+    run_seconds: float  # without compiling; if the run was resumed, the last process's pace is taken for the whole
+
+
+Callback = Callable[[Progress], None]
+
+
+def no_callback(progress: Progress) -> None:
+    """Do nothing after a chunk."""
 
 
 def train(
-    job: Job, found: checkpoints.Loaded | None, loggers: Sequence[logs.MakeLogger], watch: Watch
-) -> tuple[TrainState, dict[str, np.ndarray]]:
+    job: Job,
+    found: checkpoints.Loaded | None,
+    stop: threading.Event,
+    *,
+    loggers: Sequence[MakeLogger] = (),
+    callback: Callback = no_callback,
+    programs: Programs | None = None,
+) -> tuple[Any, Outcome]:
     """Train from a checkpoint, or from the beginning, to the end.
+
+    Args:
+        job: what is to be run; its directory must be there, see `clean`.
+        found: its newest whole checkpoint, if there is one.
+        stop: ends the run after the chunk at hand, see `interrupt_later`.
+        loggers: as for `run`.
+        callback: as for `run`.
+        programs: those of the job or of another one of the same shapes; None compiles them.
+
+    Returns:
+        `(state, outcome)`, the state `[num_rows]`.
 
     Raises:
         OSError: the record or a checkpoint cannot be written.
-        KeyboardInterrupt: Ctrl-C, after the chunk at hand and a checkpoint.
+        KeyboardInterrupt: it was stopped; all that is done is saved, if there is a directory.
     """
-    # Compiling must not be interrupted either: XLA may swallow that, or crash when Python shuts down.
-    with _interrupt_later() as stop:
-        session = _train(job, found, loggers, watch, stop)
-    if session.done < job.config.num_updates:
-        raise KeyboardInterrupt(
-            f"stopped after {session.done:,} of {job.config.num_updates:,} updates, all of them saved"
-        )
-    files.write(job.directory / ACCOUNT, json.dumps(session.account(), indent=1))
-    return session.state, session.metrics()
+    programs = programs or job.compile()
+    session = _Session(job, programs, found)
+    with session.open(loggers):
+        session.run(stop, callback)
+    if session.num_updates < job.num_updates:
+        saved = "" if job.directory is None else ", all of them saved"
+        raise KeyboardInterrupt(f"stopped after {session.num_updates:,} of {job.num_updates:,} updates{saved}")
+    if job.directory is not None:
+        files.write(job.directory / SUMMARY, json.dumps(session.summary(job.directory), indent=1))
+    return session.state, session.outcome()
 
 
-def _train(
-    job: Job,
-    found: checkpoints.Loaded | None,
-    loggers: Sequence[logs.MakeLogger],
-    watch: Watch,
-    stop: threading.Event,
-) -> "_Session":
-    """Compile, and train to the end or until `stop` is set; all that is done is saved."""
-    began = time.perf_counter()
-    state = job.each(init)(job.config, job.key) if found is None else found.state
-    done = 0 if found is None else found.num_updates
-    size = _buffer_size(job, state)
-    program = _advance.lower(job.config, state, 0, size=size, is_many=job.key.ndim > 0).compile()
-    seconds = {"compile": time.perf_counter() - began}
-    log.info("%s: at update %d of %d", job.directory, done, job.config.num_updates)
+def newest(job: Job) -> checkpoints.Loaded | None:
+    """Load the newest whole checkpoint, and log what is passed over; None where there is none at all.
 
-    record = logs.Record(job.directory, job.config.batch_size)
-    with record, logs.Loggers(loggers, job.directory, done) as active:
-        session = _Session(job, partial(program, job.config), size, record, active, state, done, seconds)
-        while session.done < job.config.num_updates and not stop.is_set():
-            session.run_chunk(watch)
-        session.save()
-    return session
+    Raises:
+        RunError: there are some, but none that can be used.
+    """
+    if job.directory is None:
+        return None
+    like = partial(initial_shapes, job.algorithm, job.rows, job.params)
+    found = checkpoints.load(job.directory / CHECKPOINTS, like, run=job.identity)
+    if found is not None:
+        for problem in found.broken:
+            log.warning("%s; using the checkpoint after update %d", problem, found.num_updates)
+    return found
 
 
-def _buffer_size(job: Job, state: TrainState) -> int:
-    """The updates whose metrics fit into the buffer."""
-    _, metrics = jax.eval_shape(job.each(update), job.config, state)
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(metrics))
-    return min(job.config.num_updates, max(1, BUFFER_NUMBERS // numbers))
+def clean(job: Job, found: checkpoints.Loaded | None) -> None:
+    """Leave in a job's directory what belongs to the updates of a checkpoint, or to none.
+
+    Raises:
+        RunError: the record is corrupt, or does not reach so far.
+        OSError: something cannot be deleted or written.
+    """
+    assert job.directory is not None
+    (job.directory / CHECKPOINTS).mkdir(exist_ok=True)
+    num_updates = 0 if found is None else found.num_updates
+    truncate(job.directory, num_updates, sum(update <= num_updates for update in job.evaluations))
+    for place in (job.directory, job.directory / CHECKPOINTS):
+        files.delete_temporary(place)
 
 
-class _Session:
-    """A process's part of a run: the state on the device, and what is on its way to the disk."""
+def read_outcome(job: Job) -> Outcome:
+    """Read what came of a finished run.
 
-    def __init__(
-        self,
-        job: Job,
-        advance: Callable[[TrainState, int], tuple[TrainState, Metrics]],
-        size: int,
-        record: logs.Record,
-        loggers: logs.Loggers,
-        state: TrainState,
-        done: int,
-        seconds: dict[str, float],
-    ) -> None:
-        self.job, self.advance, self.size = job, advance, size
-        self.record, self.loggers = record, loggers
-        self.state, self.done = state, done
-        self.began, self.began_at = time.perf_counter(), done
-        self.seconds = seconds | {"chunks": 0.0, "evaluations": 0.0, "checkpoints": 0.0}
-        self.saved, self.saved_at, self.save_seconds = done, self.began, 0.0
-        self.length = 1  # of the next chunk
-        earlier = logs.read_metrics(job.directory)
-        self.history = [{name: values.T for name, values in earlier.items()}] if earlier else []
-        self.pending: tuple[int, dict[str, np.ndarray]] | None = None
-
-    def run_chunk(self, watch: Watch) -> None:
-        """Some updates, and what is due after them."""
-        next_stop = min(update for update in [*self.job.evaluations, self.job.config.num_updates] if update > self.done)
-        count = min(self.length, next_stop - self.done)
-        began = time.perf_counter()
-        self.state, rows = self.advance(self.state, count)  # returns at once: the device is at work
-        self.write_down()  # meanwhile
-        metrics = {name: _fetch(values, count) for name, values in rows.items()}  # waits for the device
-        ended = time.perf_counter()
-        self.seconds["chunks"] += ended - began
-        self.pending = self.done, metrics
-        self.history.append(metrics)
-        self.done += count
-        watch(self.progress())
-        self.length = self.next_length((ended - began) / count, time.perf_counter() - ended)
-        if self.done in self.job.evaluations:
-            self.evaluate()
-        pause = max(self.job.schedule.checkpoint_seconds, self.save_seconds / HOST_SHARE)
-        if time.perf_counter() - self.saved_at >= pause:
-            self.save()
-
-    def next_length(self, seconds_per_update: float, host_seconds: float) -> int:
-        """As many updates as make the time between chunks a small share, and yet allow a prompt stop."""
-        shortest, longest = CHUNK_SECONDS
-        seconds = min(max(shortest, host_seconds / HOST_SHARE), longest)
-        return min(max(1, int(seconds / seconds_per_update)), self.size)
-
-    def write_down(self) -> None:
-        """The metrics of the last chunk, into the record and for the loggers."""
-        if self.pending is None:
-            return
-        num_before, metrics = self.pending
-        self.pending = None
-        self.record.write_metrics(num_before, metrics)
-        for index in range(len(metrics["num_episodes"]) if self.loggers else 0):
-            update = num_before + index + 1
-            row = {name: values[index] for name, values in metrics.items()}
-            self.loggers.write(update, update * self.job.config.batch_size, row)
-
-    def evaluate(self) -> None:
-        """Play whole episodes, and compare with the optimum where that is known."""
-        began = time.perf_counter()
-        episodes = self.job.schedule.evaluation_episodes
-        is_many = self.job.key.ndim > 0
-        found = _evaluate(self.job.config, self.state, self.job.key, self.done, num_episodes=episodes, is_many=is_many)
-        self.write_down()  # meanwhile; and before the evaluation, since some loggers lose what comes out of order
-        values = {name: np.asarray(value) for name, value in found.items()}
-        self.record.write_evaluation(self.done, values)
-        steps = self.done * self.job.config.batch_size
-        self.loggers.write(self.done, steps, {f"evaluation/{name}": value for name, value in values.items()})
-        log.info("evaluation after update %d: greedy return %.4g", self.done, values["greedy_return"].mean())
-        self.seconds["evaluations"] += time.perf_counter() - began
-
-    def save(self) -> None:
-        """A checkpoint, unless there is one of this very state; the record reaches the disk before it."""
-        self.write_down()
-        if self.saved == self.done:
-            return
-        began = time.perf_counter()
-        self.record.sync()
-        directory = self.job.directory / CHECKPOINTS
-        score = float(_mean(self.recent_return()))
-        checkpoints.save(directory, self.done, self.state, run=self.job.identity, score=score)
-        checkpoints.prune(directory, self.job.schedule.keep_checkpoints)
-        self.saved, self.saved_at = self.done, time.perf_counter()
-        self.save_seconds = self.saved_at - began
-        self.seconds["checkpoints"] += self.save_seconds
-        log.info("checkpoint after update %d", self.done)
-
-    def recent_return(self) -> np.ndarray:
-        """The mean return of the last updates, `[num_seeds]`."""
-        last = np.concatenate([chunk["episode_return"] for chunk in self.history[-RECENT:]])[-RECENT:]
-        return _mean(last.reshape(len(last), -1))
-
-    def metrics(self) -> dict[str, np.ndarray]:
-        """Those of the whole run, as `ppo.train` gives them."""
-        names = self.history[0]
-        return {name: np.concatenate([chunk[name] for chunk in self.history]).T for name in names}
-
-    def progress(self) -> Progress:
-        total, batch = self.job.config.num_updates, self.job.config.batch_size * self.job.key.size
-        here = self.done - self.began_at
-        elapsed = time.perf_counter() - self.began
-        return Progress(
-            num_updates=self.done,
-            total_updates=total,
-            num_steps=self.done * batch,
-            total_steps=total * batch,
-            steps_per_second=here * batch / self.seconds["chunks"] if here else 0.0,
-            seconds_left=elapsed * (total - self.done) / max(here, 1),
-            episode_return=self.recent_return(),
-        )
-
-    def account(self) -> dict[str, Any]:
-        """What came of the run, and where this process's time went."""
-        total = time.perf_counter() - self.began
-        others = sum(self.seconds.values()) - self.seconds["compile"]
-        now = self.progress()
-        mean = now.episode_return.tolist()
-        return {
-            "num_updates": self.done,
-            "steps": now.num_steps,
-            "state_sha256": fingerprint(self.state),
-            "episode_return": [None if math.isnan(number) else number for number in mean],
-            "resumed_after": self.began_at,
-            "steps_per_second": now.steps_per_second,
-            "seconds": self.seconds | {"between_chunks": total - others, "total": total + self.seconds["compile"]},
-        }
-
-
-def fingerprint(tree: Any) -> str:
-    """The SHA-256 of a pytree's arrays, typed keys included: equal only for equal bits."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-@partial(jax.jit, static_argnames=("size", "is_many"), donate_argnames="state")
-def _advance(config: Config, state: TrainState, count: Any, *, size: int, is_many: bool) -> tuple[TrainState, Metrics]:
-    """`count` updates, at most `size`; the first rows of what is returned, `[size, ...]`, are their metrics."""
-    step = jax.vmap(update, (None, 0)) if is_many else update
-    _, shapes = jax.eval_shape(step, config, state)
-    rows = jax.tree.map(lambda metric: jnp.zeros((size, *metric.shape), metric.dtype), shapes)
-
-    def body(index: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-        state, metrics = step(config, carry[0])
-        return state, jax.tree.map(lambda rows, metric: rows.at[index].set(metric), carry[1], metrics)
-
-    return jax.lax.fori_loop(0, count, body, (state, rows))
-
-
-@partial(jax.jit, static_argnames=("num_episodes", "is_many"))
-def _evaluate(
-    config: Config, state: TrainState, key: Array, num_updates: Any, *, num_episodes: int, is_many: bool
-) -> dict[str, Array]:
-    """Means over whole episodes, and `optimality` where the model is known."""
-
-    def one(state: TrainState, key: Array) -> dict[str, Array]:
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, RUN_EVALUATION), num_updates))
-        values: dict[str, Array] = {}
-        for name, key in zip(("greedy", "sampled"), keys, strict=True):
-            episodes = evaluate(config, state, key, num_episodes=num_episodes, greedy=name == "greedy")
-            values[f"{name}_return"] = jnp.mean(episodes.episode_return)
-            values[f"{name}_length"] = jnp.mean(episodes.episode_length, dtype=jnp.float32)
-        return values | (optimality(config, state)._asdict() if knows_optimum(config) else {})
-
-    return (jax.vmap(one) if is_many else one)(state, key)
+    Raises:
+        RunError: it is not finished, or its files are corrupt.
+    """
+    assert job.directory is not None
+    path = job.directory / SUMMARY
+    if not path.exists():
+        raise RunError(f"directory={str(job.directory)!r}: must hold a finished run; resume it first")
+    summary = files.read_json(path)
+    if summary.get("sha256") != _hashes(job.directory):
+        raise RunError(f"{job.directory}: its record is corrupt (checksum mismatch)")
+    metrics, evaluations = read_metrics(job.directory), read_evaluations(job.directory)
+    num_rows, num_updates = len(job.rows.keys), job.num_updates
+    shapes = {values.shape for values in metrics.values()}
+    scores = {values.shape for name, values in evaluations.items() if name != "update"}
+    if shapes != {(num_rows, num_updates)} or scores - {(num_rows, len(job.evaluations))}:
+        raise RunError(f"{job.directory}: its record does not fit the configuration")
+    try:
+        seconds = {name: float(summary["seconds"][name]) for name in ("compile", "chunks", "evaluations")}
+        num_here = num_updates - int(summary["resumed_after"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: is corrupt ({error})") from None
+    return _outcome(metrics, evaluations, seconds, num_here, num_updates)
 
 
 @contextlib.contextmanager
-def _interrupt_later() -> Iterator[threading.Event]:
-    """Ctrl-C sets an event instead of raising; a second one raises. Only the main thread can be interrupted."""
+def interrupt_later() -> Iterator[threading.Event]:
+    """Let Ctrl-C set an event instead of raising; a second one raises. Only the main thread can be interrupted.
+
+    Compiling must not be interrupted either: XLA may swallow that, or crash when Python shuts down.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -337,14 +222,164 @@ def _interrupt_later() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _fetch(rows: Array, count: int) -> np.ndarray:
+def next_length(seconds_per_update: float, host_seconds: float, at_most: int) -> int:
+    """As many updates as make the time between chunks a small share, and yet allow a prompt stop."""
+    shortest, longest = CHUNK_SECONDS
+    seconds = min(max(shortest, host_seconds / HOST_SHARE), longest)
+    return min(max(1, int(seconds / seconds_per_update)), at_most)
+
+
+class _Clock:
+    """Where the time of a process goes."""
+
+    def __init__(self) -> None:
+        self.start_time = time.perf_counter()
+        self.seconds = {"chunks": 0.0, "evaluations": 0.0, "checkpoints": 0.0}
+
+    @contextlib.contextmanager
+    def measure(self, what: str) -> Iterator[None]:
+        start_time = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - start_time
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start_time
+
+
+class _Session:
+    """A process's part of a run: the state on the device, and how far it is."""
+
+    def __init__(self, job: Job, programs: Programs, found: checkpoints.Loaded | None) -> None:
+        self.job, self.programs = job, programs
+        self.state = programs.init(job.rows) if found is None else found.state
+        self.clock = _Clock()
+        self.num_updates = self.start_update = 0 if found is None else found.num_updates
+        # Where a run starts from given parameters, which no file has, the start is saved as well.
+        self.saved_update = -1 if found is None and job.params is not None else self.num_updates
+        self.saved_time, self.save_seconds = self.clock.start_time, 0.0
+        self.length = 1  # of the next chunk
+        self.score = self.best = math.nan  # of the last evaluation, NaN if the state is another now; and of all
+        self.compile_seconds = programs.seconds  # before this session
+        log.info("%s: at update %d of %d", job.directory, self.num_updates, job.num_updates)
+
+    @contextlib.contextmanager
+    def open(self, loggers: Sequence[MakeLogger]) -> Iterator[None]:
+        """Hold the record and the loggers open."""
+        directory, batch_size = self.job.directory, self.job.rows.config.batch_size
+        with (
+            Loggers(loggers, directory or Path(), self.num_updates) as active,
+            MetricsLog(directory, batch_size, active) as self.record,
+        ):
+            scores = self.record.evaluations().get("score", np.empty((1, 0)))
+            self.best = scores.mean(axis=0).max(initial=-math.inf)
+            yield
+
+    def run(self, stop: threading.Event, callback: Callback) -> None:
+        """Train to the end or until it is stopped; all that is done is saved."""
+        if self.saved_update < self.num_updates:
+            self.save()
+        while self.num_updates < self.job.num_updates and not stop.is_set():
+            self.run_chunk(callback)
+        self.save()
+
+    def run_chunk(self, callback: Callback) -> None:
+        """Make some updates, and what is due after them."""
+        stops = [*self.job.evaluations, self.job.num_updates]
+        count = min(self.length, min(update for update in stops if update > self.num_updates) - self.num_updates)
+        start_time = time.perf_counter()
+        with self.clock.measure("chunks"):
+            self.state, buffers = self.programs.advance(self.job.rows, self.state, count)  # the device is at work
+            self.record.write()  # meanwhile
+            self.record.append({name: _fetch(values, count) for name, values in buffers.items()})  # waits for it
+        end_time = time.perf_counter()
+        self.num_updates += count
+        callback(self.progress())
+        host_seconds = time.perf_counter() - end_time
+        self.length = next_length((end_time - start_time) / count, host_seconds, self.programs.buffer_size)
+        self.score = math.nan
+        if self.num_updates in self.job.evaluations:
+            self.evaluate()
+        # The state that did best so far is saved at once, so that it can be kept.
+        pause = 0.0 if self.score > self.best else self.job.options.checkpoint_seconds
+        self.best = max(self.best, self.score)
+        if time.perf_counter() - self.saved_time >= max(pause, self.save_seconds / HOST_SHARE):
+            self.save()
+
+    def evaluate(self) -> None:
+        """Score every row."""
+        self.programs.compile_evaluation()
+        with self.clock.measure("evaluations"):
+            values = self.programs.evaluate(self.job.rows, self.state, self.num_updates)
+            self.record.write_evaluation(values)
+        self.score = float(values["score"].mean())
+        log.info("evaluation after update %d: score %.4g", self.num_updates, self.score)
+
+    def save(self) -> None:
+        """Write a checkpoint, unless there is one of this very state; the record reaches the disk before it."""
+        if self.job.directory is None or self.saved_update == self.num_updates:
+            self.record.write()
+            return
+        with self.clock.measure("checkpoints"):
+            self.record.sync()
+            directory = self.job.directory / CHECKPOINTS
+            start_time = time.perf_counter()
+            checkpoints.save(directory, self.num_updates, self.state, run=self.job.identity, score=self.score)
+            checkpoints.prune(directory, self.job.options.keep_checkpoints)
+        self.saved_update, self.saved_time = self.num_updates, time.perf_counter()
+        self.save_seconds = self.saved_time - start_time
+        log.info("checkpoint after update %d", self.num_updates)
+
+    def progress(self) -> Progress:
+        total, batch_size = self.job.num_updates, self.job.rows.config.batch_size * len(self.job.rows.keys)
+        num_here = self.num_updates - self.start_update
+        return Progress(
+            num_updates=self.num_updates,
+            total_updates=total,
+            num_steps=self.num_updates * batch_size,
+            total_steps=total * batch_size,
+            steps_per_second=num_here * batch_size / self.clock.seconds["chunks"] if num_here else 0.0,
+            seconds_left=self.clock.elapsed * (total - self.num_updates) / max(num_here, 1),
+            metrics=self.record.recent(RECENT),
+            part=self.job.part,
+        )
+
+    def outcome(self) -> Outcome:
+        seconds = self.clock.seconds | {"compile": self.programs.seconds}
+        num_here = self.num_updates - self.start_update
+        return _outcome(self.record.metrics(), self.record.evaluations(), seconds, num_here, self.job.num_updates)
+
+    def summary(self, directory: Path) -> dict[str, Any]:
+        """Sum up the run, and where this process's time went."""
+        seconds = self.clock.seconds | {"compile": self.programs.seconds}
+        total, progress = self.compile_seconds + self.clock.elapsed, self.progress()
+        means = {name: [None if math.isnan(x) else x for x in mean.tolist()] for name, mean in progress.metrics.items()}
+        return {
+            "num_updates": self.num_updates,
+            "steps": progress.num_steps,
+            "state_sha256": checkpoints.fingerprint(self.state),
+            "sha256": _hashes(directory),
+            "metrics": means,
+            "resumed_after": self.start_update,
+            "steps_per_second": progress.steps_per_second,
+            "seconds": seconds | {"between_chunks": total - sum(seconds.values()), "total": total},
+        }
+
+
+def _outcome(metrics: Any, evaluations: Any, seconds: dict[str, float], num_here: int, num_updates: int) -> Outcome:
+    """The outcome of a run of which a process that took so many seconds made `num_here` updates."""
+    running = seconds["chunks"] + seconds["evaluations"]
+    run_seconds = running * num_updates / num_here if num_here > 0 else math.nan
+    return Outcome(metrics, evaluations, seconds["compile"], run_seconds)
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    """Of the files that tell what came of a run."""
+    names = [name for name in (METRICS, EVALUATIONS) if (directory / name).is_file()]
+    return {name: files.hash_file(directory / name) for name in names}
+
+
+def _fetch(buffer: Any, count: int) -> np.ndarray:
     """The first rows, on the host. All NaN get the same bits, as those have that were read from a file."""
-    values = np.asarray(rows)[:count]
+    values = np.asarray(buffer)[:count]
     return np.where(np.isnan(values), np.float32(np.nan), values)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Over the first axis, without NaN; NaN where there is nothing else."""
-    is_number = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(is_number, values, 0).sum(axis=0) / is_number.sum(axis=0)

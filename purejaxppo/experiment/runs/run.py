@@ -1,160 +1,283 @@
 """Runs that outlive their process: everything about one is kept in a directory.
 
-A run's directory holds `config.toml`, `run.json` (keys, schedule, versions, ...), the record (see `logs`),
-`checkpoints/` (see `checkpoints`) and, at the end, `account.json`.
+A run's directory holds `config.toml`, `run.json` (algorithm, keys, options, versions, ...), the record (see `record`),
+`checkpoints/` (see `checkpoints`) and, at the end, `summary.json`.
 """
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
-import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from purejaxppo import presets
-from purejaxppo.config import Config
-from purejaxppo.errors import ConfigError
+from purejaxppo import tables
+from purejaxppo.algorithms import PPO, Algorithm
+from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.evaluation import act
-from purejaxppo.experiment.runs import checkpoints, files, logs, loop
-from purejaxppo.experiment.runs.files import ACCOUNT, CHECKPOINTS, CONFIG, CONTENTS, LOCK, RUN
-from purejaxppo.experiment.runs.loop import Job, Schedule, Watch
+from purejaxppo.experiment.runs import checkpoints, files, loop
+from purejaxppo.experiment.runs.files import CHECKPOINTS, CONFIG, CONTENTS, LOCK, RUN, SUMMARY
+from purejaxppo.experiment.runs.loggers import MakeLogger
+from purejaxppo.experiment.runs.loop import Callback, Job, RunOptions, no_callback
 from purejaxppo.experiment.runs.provenance import provenance, warn_of_changes
+from purejaxppo.experiment.runs.rows import equal_rows
 from purejaxppo.keys import is_key, key_from_json, key_to_json
-from purejaxppo.ppo import TrainState, init
 
-FORMAT = 1
+FORMAT = 2
 
-log = logging.getLogger("purejaxppo")
+
+class Run(NamedTuple):
+    """What a directory says of a run."""
+
+    job: Job
+    is_single: bool  # whether it was given one key rather than an array of them
+    description: dict[str, Any]  # `run.json`
 
 
 def run(
-    config: Config,
+    config: Any,
     key: Array,
     directory: str | Path,
     *,
-    schedule: Schedule = Schedule(),  # noqa: B008, it is immutable
+    algorithm: Algorithm = PPO,
+    params: Any = None,
+    options: RunOptions = RunOptions(),  # noqa: B008, it is immutable
     overwrite: bool = False,
-    loggers: Sequence[logs.MakeLogger] = (),
-    watch: Watch = lambda progress: None,
-) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Train, and keep everything in a directory: the configuration, the metrics, checkpoints, an account.
+    loggers: Sequence[MakeLogger] = (),
+    callback: Callback = no_callback,
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Train, and keep everything in a directory: the configuration, the metrics, checkpoints, a summary.
 
-    Ctrl-C ends the run after the chunk of updates at hand, a second or two, with a checkpoint; `resume` goes on.
+    Ctrl-C ends the run after the chunk of updates at hand, a second or two, with a checkpoint; `resume` continues it.
 
     Args:
-        config: one number per traced field, and an environment that a file can name; see `presets.dumps`.
-        key: one typed key, as for `train`, or an array of them, `[num_seeds]`, which trains as many agents.
+        config: of the algorithm's type; one number per traced field, and an environment that a file can name, see
+            `tables.dumps`.
+        key: one typed key, as for `train`, or an array of them, `[num_rows]`, which trains as many agents.
         directory: a new or an empty one.
-        schedule: evaluations and checkpoints.
+        algorithm: what is run.
+        params: from which training starts, in place of fresh ones; all agents start from the same.
+        options: evaluations and checkpoints.
         overwrite: whether a run that the directory already holds may be deleted.
-        loggers: each makes a logger: `logs.TensorBoard`, `partial(logs.WandB, project="...")`, or one of your own. One
-            that fails is reported by `logging` and dropped.
-        watch: called after each chunk.
+        loggers: each makes a logger: `loggers.TensorBoard`, `partial(loggers.WandB, project="...")`, or one of your
+            own. One that fails is reported by `logging` and dropped.
+        callback: called after each chunk of updates.
 
     Returns:
         `(state, metrics)` like those of `train`, or of `jax.vmap(train, in_axes=(None, 0))` for many keys.
 
     Raises:
-        ConfigError: a setting cannot be used, or the directory cannot be written to.
+        ConfigError: a setting cannot be used, or the directory holds something already.
+        RunError: the directory cannot be written to.
         KeyboardInterrupt: Ctrl-C; the message says how far the run is.
     """
     _check_keys(key)
-    text = presets.dumps(config)
-    # What runs is what is written, so that a run that goes on from its files is the same.
-    job = Job(Path(directory), presets.loads(text), key, schedule, _identity(text, key_to_json(key)))
-    with _told(job.directory):
-        _check_free(job.directory, overwrite)
-        job.directory.mkdir(parents=True, exist_ok=True)
-        with files.locked(job.directory):
-            _check_free(job.directory, overwrite)  # again: nobody else can begin a run here now
-            _begin(job, text)
-            return loop.train(job, None, loggers, watch)
+    if not isinstance(config, algorithm.config):
+        raise ConfigError(f"config: must be a {algorithm.config.__name__}, not a {type(config).__name__}")
+    text = tables.dumps(config)
+    description = {
+        "format": FORMAT,
+        "algorithm": names_of(algorithm),
+        "key": key_to_json(key),
+        "options": dict(options.__dict__),
+        "params": params is not None,
+        **provenance(),
+    }
+    rows = equal_rows(config, key.reshape(-1))
+    job = Job(Path(directory), algorithm, rows, options, _identity(text, description), params)
+    with _errors_of(Path(directory)):
+        _check_free(Path(directory), overwrite)
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with files.locked(Path(directory)), loop.interrupt_later() as stop:
+            _check_free(Path(directory), overwrite)  # again: nobody else can begin a run here now
+            _begin(Path(directory), description, text)
+            loop.clean(job, None)
+            state, outcome = loop.train(job, None, stop, loggers=loggers, callback=callback)
+    return _squeezed(key.ndim == 0, state, outcome.metrics)
 
 
 def resume(
-    directory: str | Path, *, loggers: Sequence[logs.MakeLogger] = (), watch: Watch = lambda progress: None
-) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Go on with a run from its newest checkpoint that is whole, as if it had never stopped, bit for bit.
+    directory: str | Path,
+    *,
+    algorithm: Algorithm = PPO,
+    imports: Sequence[str] = (),
+    loggers: Sequence[MakeLogger] = (),
+    callback: Callback = no_callback,
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Resume an interrupted run from its newest whole checkpoint; the result is bit-identical.
 
     That holds on the same machine with the same versions; of others, `logging` warns. A run that is finished is
     returned as it is.
+
+    Args:
+        directory: of the run.
+        algorithm: what the run was made with.
+        imports: modules of yours that the configuration names, see `import_paths`.
+        loggers: as for `run`.
+        callback: as for `run`.
 
     Returns:
         As `run`.
 
     Raises:
-        ConfigError: the directory holds no run, or one that is broken or that another process is running.
+        ConfigError: the run was made with another algorithm.
+        RunError: the directory holds no run, or one that is corrupt or that another process is running.
         KeyboardInterrupt: as `run`.
     """
-    job = open_job(Path(directory))
-    with _told(job.directory), files.locked(job.directory):
-        found = _newest(job)
-        done = 0 if found is None else found.num_updates
-        if found is not None and done == job.config.num_updates and (job.directory / ACCOUNT).exists():
-            return found.state, logs.read_metrics(job.directory)
-        for place in (job.directory, job.directory / CHECKPOINTS):
-            files.delete_temporary(place)
-        logs.cut(job.directory, done, sum(update <= done for update in job.evaluations))
-        warn_of_changes(job.directory, files.read_json(job.directory / RUN))
-        return loop.train(job, found, loggers, watch)
+    found = open_run(directory, algorithm, imports)
+    job = found.job
+    assert job.directory is not None
+    with _errors_of(job.directory), files.locked(job.directory), loop.interrupt_later() as stop:
+        newest = loop.newest(job)
+        if newest is not None and newest.num_updates == job.num_updates and (job.directory / SUMMARY).exists():
+            return _squeezed(found.is_single, newest.state, loop.read_outcome(job).metrics)
+        if newest is None and found.description.get("params"):
+            raise RunError(f"directory={str(directory)!r}: was stopped before its params were saved; run it again")
+        loop.clean(job, newest)
+        warn_of_changes(job.directory, found.description)
+        state, outcome = loop.train(job, newest, stop, loggers=loggers, callback=callback)
+    return _squeezed(found.is_single, state, outcome.metrics)
 
 
-def load(directory: str | Path) -> tuple[Config, TrainState]:
-    """The configuration of a run, and its state in the newest checkpoint that is whole.
-
-    Returns:
-        `(config, state)`; the state has a leading axis `[num_seeds]` if the run has many seeds.
-
-    Raises:
-        ConfigError: the directory holds no run, or no checkpoint that can be used.
-    """
-    job = open_job(Path(directory))
-    return job.config, newest_state(job)
-
-
-def load_policy(directory: str | Path, seed: int = 0) -> Callable[..., Array]:
-    """The trained policy of a run, for use elsewhere: a function from observation to action.
+def load(directory: str | Path, *, algorithm: Algorithm = PPO, imports: Sequence[str] = ()) -> tuple[Any, Any]:
+    """Load the configuration of a run, and its state in the newest checkpoint that is whole.
 
     Args:
         directory: of the run.
-        seed: which agent, where there are many.
+        algorithm: what the run was made with.
+        imports: modules of yours that the configuration names, see `import_paths`.
 
     Returns:
-        `policy(obs, key=None)`, see `act`: greedy without a key, sampled with one.
+        `(config, state)`; the state has a leading axis `[num_rows]` if the run has many keys.
 
     Raises:
-        ConfigError: the directory holds no run, no checkpoint that can be used, or no such agent.
+        ConfigError: the run was made with another algorithm.
+        RunError: the directory holds no run, or no checkpoint that can be used.
     """
-    config, state = load(directory)
-    num_seeds = state.num_updates.size
-    if not 0 <= seed < num_seeds:
-        raise ConfigError.of("seed", seed, f"an integer in [0, {num_seeds})")
-    agent = jax.tree.map(lambda leaf: leaf[seed], state) if state.num_updates.ndim else state
-    return lambda obs, key=None: act(config, agent, obs, key)
+    found = open_run(directory, algorithm, imports)
+    return found.job.rows.config, _squeezed(found.is_single, newest_state(found.job))[0]
 
 
-def _check_keys(key: Any) -> None:
-    if not is_key(key) or key.ndim > 1 or key.size == 0:
-        raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it, or an array [num_seeds] of them")
+def load_policy(
+    directory: str | Path, row: int = 0, *, algorithm: Algorithm = PPO, imports: Sequence[str] = ()
+) -> Callable[..., tuple[Array, Any]]:
+    """Load the trained policy of a run, for use elsewhere: a function from observation to action.
+
+    Args:
+        directory: of the run.
+        row: which agent, where there are many.
+        algorithm: what the run was made with: PPO, or one with the same configuration and state.
+        imports: modules of yours that the configuration names, see `import_paths`.
+
+    Returns:
+        `policy(obs, memory=None, key=None) -> (action, memory)`, see `act`: greedy without a key, sampled with one.
+
+    Raises:
+        ConfigError: there is no such row, or the run was made with another algorithm.
+        RunError: the directory holds no run, or no checkpoint that can be used.
+    """
+    job = open_run(directory, algorithm, imports).job
+    num_rows = len(job.rows.keys)
+    if not 0 <= row < num_rows:
+        raise ConfigError.of("row", row, f"an integer in [0, {num_rows})")
+    state = jax.tree.map(lambda leaf: leaf[row], newest_state(job))
+    return functools.partial(act, job.rows.config, state)
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
     """Refuse a directory that holds anything but, where that is allowed, a run.
 
     Raises:
-        ConfigError: it does, or cannot be read.
+        ConfigError: it does.
+        RunError: it cannot be read.
     """
-    with _told(directory):
+    with _errors_of(directory):
         _check_free(directory, overwrite)
+
+
+def open_run(directory: str | Path, algorithm: Algorithm = PPO, imports: Sequence[str] = ()) -> Run:
+    """Read what a run's directory says of it.
+
+    Raises:
+        ConfigError: the run was made with another algorithm.
+        RunError: there is none, or its description is corrupt or of another format.
+    """
+    path = Path(directory)
+    if not os.path.exists(path / RUN):
+        raise RunError(f"directory={str(directory)!r}: must be a run's directory; it has no {RUN}")
+    files.check_no_links(path)
+    description = files.read_json(path / RUN, FORMAT)
+    check_algorithm(path, description.get("algorithm"), algorithm)
+    text = files.read(path / CONFIG)
+    try:
+        config = tables.loads(text, algorithm.config, imports=imports)
+    except ConfigError as error:
+        raise RunError(f"{path / CONFIG}: {error}") from None
+    try:
+        key, options = key_from_json(description["key"]), RunOptions(**description["options"])
+        _check_keys(key)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"{path / RUN}: is corrupt ({error})") from None
+    rows = equal_rows(config, key.reshape(-1))
+    return Run(Job(path, algorithm, rows, options, _identity(text, description)), key.ndim == 0, description)
+
+
+def newest_state(job: Job) -> Any:
+    """Load the state in a run's newest checkpoint that is whole, `[num_rows]`.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = loop.newest(job)
+    if found is None:
+        raise RunError(f"directory={str(job.directory)!r}: has no checkpoint yet")
+    return found.state
+
+
+def names_of(algorithm: Algorithm) -> dict[str, str]:
+    """The qualified names of an algorithm's parts."""
+    return {name: _qualified_name(part) for name, part in algorithm._asdict().items()}
+
+
+def check_algorithm(directory: Path, found: Any, algorithm: Algorithm) -> None:
+    """Refuse another algorithm than what a run or sweep was made with.
+
+    Raises:
+        ConfigError: it is another.
+        RunError: it is not said what it was made with.
+    """
+    names = names_of(algorithm)
+    if not isinstance(found, dict) or found.keys() != names.keys():
+        raise RunError(f"directory={str(directory)!r}: is corrupt (it does not name its algorithm)")
+    others = [f"{part} {found[part]}" for part in names if found[part] != names[part]]
+    if others:
+        raise ConfigError(
+            f"directory={str(directory)!r}: was made with the {', '.join(others)}; pass algorithm= to use it again"
+        )
+
+
+def _qualified_name(part: Any) -> str:
+    if isinstance(part, functools.partial):
+        return f"partial({_qualified_name(part.func)})"
+    return f"{part.__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}"
+
+
+def _squeezed(is_single: bool, *trees: Any) -> Any:
+    """Trees of rows, without their leading axis where there is a single one."""
+    return tuple(jax.tree.map(lambda leaf: leaf[0], tree) if is_single else tree for tree in trees)
+
+
+def _check_keys(key: Any) -> None:
+    if not is_key(key) or key.ndim > 1 or key.size == 0:
+        raise ConfigError("key: must be a typed key, as jax.random.key(seed) makes it, or an array [num_rows] of them")
 
 
 def _check_free(directory: Path, overwrite: bool) -> None:
@@ -169,9 +292,7 @@ def _check_free(directory: Path, overwrite: bool) -> None:
             "nothing is overwritten"
         )
     if names and not overwrite:
-        raise ConfigError(
-            f"directory={str(directory)!r}: holds a run; resume it, or say that it is to be overwritten (--overwrite)"
-        )
+        raise ConfigError(f"directory={str(directory)!r}: holds a run; resume it, or overwrite it (--overwrite)")
 
 
 def _check_place(directory: Path) -> None:
@@ -187,88 +308,39 @@ def _check_place(directory: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _begin(job: Job, config_text: str) -> None:
+def _begin(directory: Path, description: dict[str, Any], config_text: str) -> None:
     """Make the directory a run's, deleting the one before."""
-    files.delete_temporary(job.directory)
+    files.delete_temporary(directory)
     for name in CONTENTS:
-        files.delete(job.directory / name)
-    fields = job.schedule.__dict__
-    description = {"format": FORMAT, "key": key_to_json(job.key), "schedule": fields, **provenance()}
-    files.write(job.directory / RUN, json.dumps(description, indent=1))
-    files.write(job.directory / CONFIG, config_text)
-    (job.directory / CHECKPOINTS).mkdir()
-    files.sync(job.directory)
+        files.delete(directory / name)
+    files.write(directory / RUN, json.dumps(description, indent=1))
+    files.write(directory / CONFIG, config_text)
 
 
-def open_job(directory: Path) -> Job:
-    """The run in a directory.
-
-    Raises:
-        ConfigError: there is none, or its description is broken or of a newer format.
-    """
-    if not os.path.exists(directory / RUN):
-        raise ConfigError(f"directory={str(directory)!r}: must be a run's directory; it has no {RUN}")
-    linked = [name for name in (*CONTENTS, LOCK) if (directory / name).is_symlink()]
-    if linked:
-        raise ConfigError(f"{directory / linked[0]}: must not be a symbolic link")
-    description = files.read_json(directory / RUN, FORMAT)
-    text = files.read(directory / CONFIG)
-    try:
-        config = presets.loads(text)
-    except ConfigError as error:
-        raise ConfigError(f"{directory / CONFIG}: {error}") from None
-    try:
-        key, schedule = _read_key(description["key"]), Schedule(**description["schedule"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{directory / RUN}: is broken ({error})") from None
-    return Job(directory, config, key, schedule, _identity(text, description["key"]))
-
-
-def newest_state(job: Job) -> TrainState:
-    """The state in a run's newest checkpoint that is whole.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    found = _newest(job)
-    if found is None:
-        raise ConfigError(f"directory={str(job.directory)!r}: has no checkpoint yet")
-    return found.state
-
-
-def _newest(job: Job) -> checkpoints.Loaded | None:
-    """The newest whole checkpoint; what was passed over is logged."""
-    like = partial(jax.eval_shape, job.each(init), job.config, job.key)
-    found = checkpoints.load(job.directory / CHECKPOINTS, like, run=job.identity)
-    if found is not None:
-        for problem in found.broken:
-            log.warning("%s; using the checkpoint after update %d", problem, found.num_updates)
-    return found
-
-
-def _read_key(description: Any) -> Array:
-    key = key_from_json(description)
-    _check_keys(key)
-    return key
-
-
-def _identity(config_text: str, key: Any) -> str:
-    """What tells a run from one of another configuration or with other keys."""
-    return hashlib.sha256(f"{config_text}\n{json.dumps(key, sort_keys=True)}".encode()).hexdigest()
+def _identity(config_text: str, description: dict[str, Any]) -> str:
+    """What tells a run from one of another configuration, algorithm or with other keys."""
+    rest = json.dumps([description["key"], description["algorithm"]], sort_keys=True)
+    return hashlib.sha256(f"{config_text}\n{rest}".encode()).hexdigest()
 
 
 @contextlib.contextmanager
-def _told(directory: Path) -> Iterator[None]:
-    """What the disk refuses, as one clear error; after Ctrl-C, how to go on."""
+def _errors_of(directory: Path) -> Iterator[None]:
+    """Turn what the disk refuses into one clear error; after Ctrl-C, say how to continue.
+
+    Raises:
+        RunError: the disk refused something.
+    """
     try:
         yield
     except KeyboardInterrupt as interrupt:
         if not (directory / RUN).exists():
             raise
         how_far = str(interrupt) or "interrupted"
-        raise KeyboardInterrupt(f"{how_far}; to go on: purejaxppo resume {shlex.quote(str(directory))}") from None
+        raise KeyboardInterrupt(f"{how_far}; to continue: purejaxppo resume {shlex.quote(str(directory))}") from None
+    except RunError:
+        raise
     except OSError as error:
         newest = checkpoints.numbers(directory / CHECKPOINTS)[-1:]
         kept = f"; the checkpoint after update {newest[0]} is there to resume from" if newest else ""
         reason = error.strerror or str(error)
-        raise ConfigError(f"directory={str(directory)!r}: cannot be written to ({reason}){kept}") from error
+        raise RunError(f"directory={str(directory)!r}: cannot be written to ({reason}){kept}") from error

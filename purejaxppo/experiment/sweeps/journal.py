@@ -1,247 +1,217 @@
-"""The finished batches of a sweep, kept in a directory so that an interrupted sweep can go on.
+"""What a sweep's directory says of it, so that an interrupted sweep can be resumed.
 
 The directory holds `sweep.json`, the manifest: what is trained, from which seeds, where it came from, and of every
-finished batch its SHA-256 and the seconds it took. `batches/PROGRAM-BATCH.npz` are the batches themselves. A batch is
-written first and entered in the manifest then, each at once or not at all; what is not entered does not count.
+program how many rows it trains at once. `batches/PROGRAM-BATCH/` is what a program trained at once: the record, the
+checkpoints and, once it is finished, the summary, as a run has them.
 """
 
 import contextlib
 import hashlib
-import io
 import itertools
 import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from jax import Array
 
-from purejaxppo import presets
-from purejaxppo.config import Config
-from purejaxppo.errors import ConfigError
+from purejaxppo import tables
+from purejaxppo.algorithms import Algorithm
+from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.experiment.runs import files
+from purejaxppo.experiment.runs.loop import RunOptions
 from purejaxppo.experiment.runs.provenance import provenance, warn_of_changes
-from purejaxppo.keys import key_to_json
+from purejaxppo.experiment.runs.run import check_algorithm, names_of
+from purejaxppo.keys import key_from_json, key_to_json
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "sweep.json"
 BATCHES = "batches"
-SCORE = "score"
-
-Arrays = dict[str, np.ndarray]  # the score `[rows]` and the metrics `[rows, num_updates]` of some trainings
-
-log = logging.getLogger("purejaxppo")
+SWEPT = ("trials", "num_seeds", "key", "algorithm", "options")  # of the manifest: what makes it this sweep
 
 
 class Journal(NamedTuple):
-    """What is finished."""
+    """A sweep's manifest, and where it is kept."""
 
     directory: Path | None  # None keeps nothing
     manifest: dict[str, Any]
 
+    def num_rows(self, program: int) -> int | None:
+        """The rows that a program trains at once; None before it was compiled for the first time."""
+        return self.manifest["programs"][program]["num_rows"]
+
+    def compile_seconds(self, program: int) -> float:
+        """The time in which a program was compiled, by all processes."""
+        return self.manifest["programs"][program]["compile_seconds"]
+
+    def enter(self, program: int, num_rows: int, seconds: float) -> None:
+        """Enter that a program was compiled, once more perhaps.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        entry = self.manifest["programs"][program]
+        entry["num_rows"] = num_rows
+        entry["compile_seconds"] += seconds
+        self.write()
+
+    def write(self) -> None:
+        """Write the manifest, if there is a directory.
+
+        Raises:
+            RunError: it cannot be written; the old one is untouched.
+        """
+        if self.directory is not None:
+            with files.as_run_error(f"directory={str(self.directory)!r}"):
+                files.write(self.directory / MANIFEST, json.dumps(self.manifest, indent=1))
+
+    def batch(self, program: int, batch: int) -> Path | None:
+        """The directory of a batch, if there is one."""
+        return None if self.directory is None else self.directory / BATCHES / f"{program}-{batch}"
+
+    def identity(self, program: int, batch: int) -> str:
+        """What tells a batch from any other, of this sweep or another."""
+        swept = [self.manifest.get(name) for name in SWEPT]
+        parts = json.dumps([swept, self.num_rows(program), program, batch], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+class Sweep(NamedTuple):
+    """What is swept."""
+
+    trials: list[tuple[str, Any]]  # `(name, config)`
+    num_seeds: int
+    key: Array
+    algorithm: Algorithm
+    options: RunOptions
+
 
 @contextlib.contextmanager
-def opened(
-    directory: str | Path | None, trials: list[tuple[str, Config]], num_seeds: int, key: Array, num_programs: int
-) -> Iterator[Journal]:
-    """The journal of a sweep: a new one, or that of the same sweep in its directory, locked.
+def open_journal(directory: str | Path | None, sweep: Sweep, num_programs: int) -> Iterator[Journal]:
+    """Hold the journal of a sweep: a new one, or that of the same sweep in its directory, locked.
 
     Raises:
-        ConfigError: the directory holds something else, another sweep or a broken one, is in use, or cannot be written.
+        ConfigError: the directory holds something else or another sweep.
+        RunError: it is corrupt, in use, or cannot be written.
     """
-    programs: list[dict[str, Any]] = [
-        {"batch_size": None, "compile_seconds": 0.0, "batches": {}} for _ in range(num_programs)
-    ]
+    programs = [{"num_rows": None, "compile_seconds": 0.0} for _ in range(num_programs)]
     if directory is None:
         yield Journal(None, {"programs": programs})
         return
     path = Path(directory)
-    sweep = {
-        "trials": [{"name": name, "config": presets.to_table(config)} for name, config in trials],
-        "num_seeds": num_seeds,
-        "key": key_to_json(key),
+    swept = {
+        "trials": [{"name": name, "config": tables.to_table(config)} for name, config in sweep.trials],
+        "num_seeds": sweep.num_seeds,
+        "key": key_to_json(sweep.key),
+        "algorithm": names_of(sweep.algorithm),
+        "options": dict(sweep.options.__dict__),
     }
-    with files.written(f"directory={str(path)!r}"):
+    with files.as_run_error(f"directory={str(path)!r}"):
         _make(path)
         lock = contextlib.ExitStack()
         lock.enter_context(files.locked(path))
     with lock:
         if (path / MANIFEST).exists():
             journal = Journal(path, _read_manifest(path))
-            _check_same(path, journal.manifest, sweep)
+            check_algorithm(path, journal.manifest["algorithm"], sweep.algorithm)
+            _check_same(path, journal.manifest, swept)
             check_programs(journal, num_programs)
             warn_of_changes(path, journal.manifest)
         else:
-            journal = Journal(path, {"format": FORMAT, **sweep, **provenance(), "programs": programs})
-            _write_manifest(journal)
+            journal = Journal(path, {"format": FORMAT, **swept, **provenance(), "programs": programs})
+            journal.write()
         yield journal
 
 
-def find(journal: Journal, program: int, batch: int, num_updates: int) -> Arrays | None:
-    """A finished batch; None where it is not finished or, which is said, no longer as it was written."""
-    if str(batch) not in journal.manifest["programs"][program]["batches"]:
-        return None
-    try:
-        return _read_batch(journal, program, batch, num_updates)
-    except ConfigError as error:
-        log.warning("%s; it is trained anew", error)
-        return None
-
-
-def batch_size(journal: Journal, program: int) -> int | None:
-    """The rows of each of a program's batches; None before it was compiled for the first time."""
-    return journal.manifest["programs"][program]["batch_size"]
-
-
-def compiled(journal: Journal, program: int, batch_size: int, seconds: float) -> None:
-    """Enter that a program was compiled, once more perhaps; it is kept together with its next batch."""
-    record = journal.manifest["programs"][program]
-    record["batch_size"] = batch_size
-    record["compile_seconds"] += seconds
-
-
-def add(journal: Journal, program: int, batch: int, arrays: Arrays, run_seconds: float) -> None:
-    """Enter a finished batch, and keep it if there is a directory.
+def read_journal(directory: str | Path, algorithm: Algorithm, imports: Sequence[str] = ()) -> tuple[Journal, Sweep]:
+    """Read the journal of a sweep, and what is swept.
 
     Raises:
-        ConfigError: it cannot be written; what was written before is untouched.
-    """
-    entry: dict[str, Any] = {"run_seconds": run_seconds}
-    if journal.directory is not None:
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
-        entry["sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
-        with files.written(f"directory={str(journal.directory)!r}"):
-            files.write(_path(journal.directory, program, batch), content.getvalue())
-    journal.manifest["programs"][program]["batches"][str(batch)] = entry
-    _write_manifest(journal)
-
-
-def read(directory: str | Path) -> tuple[Journal, list[tuple[str, Config]], int]:
-    """The journal of a sweep, its `(name, config)`, and the number of seeds.
-
-    Raises:
-        ConfigError: the directory holds no sweep, or a broken one.
+        ConfigError: it was made with another algorithm.
+        RunError: the directory holds no sweep, or a corrupt one.
     """
     path = Path(directory)
     manifest = _read_manifest(path)
-    trials = [(trial["name"], presets.from_table(trial["config"])) for trial in manifest["trials"]]
-    return Journal(path, manifest), trials, manifest["num_seeds"]
+    check_algorithm(path, manifest["algorithm"], algorithm)
+    try:
+        configs = [
+            tables.from_table(trial["config"], algorithm.config, imports=imports) for trial in manifest["trials"]
+        ]
+        options, key = RunOptions(**manifest["options"]), key_from_json(manifest["key"])
+    except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"{path / MANIFEST}: is corrupt ({error})") from None
+    names = [trial["name"] for trial in manifest["trials"]]
+    trials = list(zip(names, configs, strict=True))
+    return Journal(path, manifest), Sweep(trials, manifest["num_seeds"], key, algorithm, options)
 
 
 def check_programs(journal: Journal, num_programs: int) -> None:
     """Refuse a manifest of which the trials need another number of programs than it has.
 
     Raises:
-        ConfigError: that is so.
+        RunError: that is so.
     """
     if len(journal.manifest["programs"]) != num_programs:
-        raise ConfigError(f"{journal.directory}/{MANIFEST}: is broken")
-
-
-def read_all(journal: Journal, program: int, num_rows: int, num_updates: int) -> Arrays:
-    """At least all rows of one program, see `joined`.
-
-    Raises:
-        ConfigError: a batch is not finished, or not as it was written.
-    """
-    size = batch_size(journal, program)
-    if size is None:
-        raise ConfigError(f"{journal.directory}: is not finished; the same call of sweep goes on with it")
-    numbers = range(-(-num_rows // size))
-    return joined([_read_batch(journal, program, batch, num_updates) for batch in numbers])
-
-
-def joined(parts: list[Arrays]) -> Arrays:
-    """The rows of all batches; those that fill up the last one come at the end."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _read_batch(journal: Journal, program: int, batch: int, num_updates: int) -> Arrays:
-    assert journal.directory is not None
-    path = _path(journal.directory, program, batch)
-    record = journal.manifest["programs"][program]
-    if str(batch) not in record["batches"]:
-        raise ConfigError(f"{path}: is not finished; the same call of sweep goes on with it")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    if hashlib.sha256(content).hexdigest() != record["batches"][str(batch)]["sha256"]:
-        raise ConfigError(f"{path}: is broken (not as it was written)")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except Exception as error:  # NumPy's and zipfile's errors are of many kinds
-        raise ConfigError(f"{path}: is broken ({error})") from None
-    for name, array in arrays.items():
-        shape = (record["batch_size"],) if name == SCORE else (record["batch_size"], num_updates)
-        if array.shape != shape or array.dtype.kind != "f" or SCORE not in arrays:
-            raise ConfigError(f"{path}: is broken (does not fit the configuration)")
-    return arrays
-
-
-def _path(directory: Path, program: int, batch: int) -> Path:
-    return directory / BATCHES / f"{program}-{batch}.npz"
+        raise RunError(f"{journal.directory}/{MANIFEST}: is corrupt (not one program for each set of static fields)")
 
 
 def _make(path: Path) -> None:
-    """The directory, new or with a sweep in it."""
+    """Make the directory, unless there is one with a sweep in it.
+
+    Raises:
+        ConfigError: it holds something else.
+        RunError: it leads elsewhere.
+    """
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
     if MANIFEST not in names and names - {files.LOCK, BATCHES, files.TEMPORARY + MANIFEST}:
         raise ConfigError(f"directory={str(path)!r}: must be new or empty, or hold a sweep; nothing is overwritten")
     if (path / BATCHES).is_symlink():
-        raise ConfigError(f"{path / BATCHES}: must not be a symbolic link")
+        raise RunError(f"{path / BATCHES}: must not be a symbolic link")
     (path / BATCHES).mkdir(parents=True, exist_ok=True)
 
 
-def _write_manifest(journal: Journal) -> None:
-    if journal.directory is not None:
-        with files.written(f"directory={str(journal.directory)!r}"):
-            files.write(journal.directory / MANIFEST, json.dumps(journal.manifest, indent=1))
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, of the form that this module writes.
+    """Read the manifest, of the form that this module writes.
 
     Raises:
-        ConfigError: it is not there, broken, or of a newer format.
+        RunError: it is not there, corrupt, or of another format.
     """
     if not (path / MANIFEST).exists():
-        raise ConfigError(f"directory={str(path)!r}: must hold a sweep; there is no {MANIFEST}")
+        raise RunError(f"directory={str(path)!r}: must hold a sweep; there is no {MANIFEST}")
     manifest = files.read_json(path / MANIFEST, FORMAT)
     if not _is_whole(manifest):
-        raise ConfigError(f"{path / MANIFEST}: is broken")
+        raise RunError(f"{path / MANIFEST}: is corrupt")
     return manifest
 
 
 def _is_whole(manifest: Any) -> bool:
     """Whether everything is there that is read of a manifest, and of the right type."""
     try:
-        entries = [entry for program in manifest["programs"] for entry in program["batches"].values()]
-        seconds = [program["compile_seconds"] for program in manifest["programs"]]
-        sizes = [program["batch_size"] for program in manifest["programs"] if program["batch_size"] is not None]
-        texts = [trial["name"] for trial in manifest["trials"]]
+        counts = [program["num_rows"] for program in manifest["programs"] if program["num_rows"] is not None]
         return (
-            all(type(count) is int and count >= 1 for count in [manifest["num_seeds"], *sizes])
-            and all(type(number) in (int, float) for number in [*seconds, *(entry["run_seconds"] for entry in entries)])
-            and all(isinstance(text, str) for text in [*texts, *(entry["sha256"] for entry in entries)])
+            all(type(count) is int and count >= 1 for count in [manifest["num_seeds"], *counts])
+            and all(type(program["compile_seconds"]) in (int, float) for program in manifest["programs"])
+            and all(isinstance(trial["name"], str) for trial in manifest["trials"])
             and all(isinstance(trial["config"], dict) for trial in manifest["trials"])
-            and "key" in manifest
+            and all(name in manifest for name in SWEPT)
         )
     except (KeyError, TypeError, AttributeError):
         return False
 
 
 def _check_same(path: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuse to go on with another sweep, naming what differs."""
+    """Refuse to resume another sweep, naming what differs.
+
+    Raises:
+        ConfigError: something does.
+    """
     where = f"as in the sweep in {str(path)!r}, or the directory another one"
     if found["num_seeds"] != asked["num_seeds"]:
         raise ConfigError.of("num_seeds", asked["num_seeds"], f"{found['num_seeds']} {where}")
     if found["key"] != asked["key"]:
         raise ConfigError(f"key: must be the same (on the command line --seed) {where}")
+    if found["options"] != asked["options"]:
+        raise ConfigError.of("options", asked["options"], f"{found['options']} {where}")
     names = [[trial["name"] for trial in sweep["trials"]] for sweep in (found, asked)]
     for old, new in itertools.zip_longest(*names, fillvalue="no more"):
         if old != new:

@@ -1,27 +1,31 @@
-"""Many configurations, each from many seeds, in as few compiled programs as there can be."""
+"""Many configurations, each from many seeds, in as few compiled programs as possible."""
 
+import contextlib
 import logging
 import math
-import os
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purejaxppo.config import Config
-from purejaxppo.errors import ConfigError
-from purejaxppo.evaluation import greedy_return
-from purejaxppo.experiment.sweeps import combinations as grids
-from purejaxppo.experiment.sweeps import journal as batches
-from purejaxppo.experiment.sweeps.journal import SCORE, Arrays, Journal
+from purejaxppo.algorithms import PPO, Algorithm
+from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.experiment.runs import checkpoints, files, loop
+from purejaxppo.experiment.runs.devices import available_bytes
+from purejaxppo.experiment.runs.files import RUN, SUMMARY
+from purejaxppo.experiment.runs.loop import Callback, Job, Outcome, RunOptions, no_callback
+from purejaxppo.experiment.runs.rows import Programs, Rows, every_row
+from purejaxppo.experiment.runs.run import open_run
+from purejaxppo.experiment.sweeps.combinations import combinations, static_names
+from purejaxppo.experiment.sweeps.journal import Journal, Sweep, check_programs, open_journal, read_journal
 from purejaxppo.keys import check_key
-from purejaxppo.ppo import Metrics, train
 from purejaxppo.settings import COUNT, check_static
+
+OPTIONS = RunOptions(num_evaluations=1, evaluation_episodes=128)
 
 log = logging.getLogger("purejaxppo")
 
@@ -30,42 +34,54 @@ class Trial(NamedTuple):
     """One configuration, trained from every seed."""
 
     name: str  # what sets it apart: the fields that the sweep changed
-    config: Config
-    scores: np.ndarray  # [num_seeds], what an episode of the trained, greedy policy returns, see `greedy_return`
-    metrics: dict[str, np.ndarray]  # [num_seeds, num_updates], those of `train`
+    config: Any
+    scores: np.ndarray  # [num_seeds], the algorithm's "score" after the last update
+    metrics: dict[str, np.ndarray]  # [num_seeds, num_updates], those of the algorithm's updates
     compile_seconds: float  # its share of the time in which its program was compiled
     run_seconds: float  # its share of the time in which all of its program's trials were trained and evaluated
 
 
 class Group(NamedTuple):
-    """Trials that one program trains; its rows are all their seeds, one trial after the other."""
+    """Trials that one program trains."""
 
     trials: list[int]  # which of all
-    configs: list[Config]
-    num_seeds: int
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.configs) * self.num_seeds
+    rows: Rows  # all their seeds, one trial after the other
 
 
-class Program(NamedTuple):
-    """What trains a batch of a group's rows."""
+class Session(NamedTuple):
+    """What the groups of a sweep share while they are trained."""
 
-    compiled: Any
-    batch_size: int
-    num_bytes: int
-    seconds: float  # spent on compiling
+    sweep: Sweep
+    journal: Journal
+    bound: int  # of the memory
+    callback: Callback
+    stop: threading.Event
+
+    def job(self, group: Group, program: int, batch: int, num_rows: int) -> Job:
+        """A batch of a program's rows; the last row fills up the last batch."""
+        num_programs, num_batches = len(self.journal.manifest["programs"]), -(-len(group.rows.keys) // num_rows)
+        parts = [("program", program, num_programs), ("batch", batch, num_batches)]
+        return Job(
+            self.journal.batch(program, batch),
+            self.sweep.algorithm,
+            group.rows.take(np.minimum(batch * num_rows + np.arange(num_rows), len(group.rows.keys) - 1)),
+            self.sweep.options,
+            self.journal.identity(program, batch),
+            part=", ".join(f"{name} {index + 1} of {count}" for name, index, count in parts if count > 1),
+        )
 
 
 def sweep(
-    config: Config,
+    config: Any,
     key: Array,
     *,
     num_seeds: int,
     over: Mapping[str, Any],
+    algorithm: Algorithm = PPO,
+    options: RunOptions = OPTIONS,
     directory: str | Path | None = None,
     max_bytes: int | None = None,
+    callback: Callback = no_callback,
 ) -> list[Trial]:
     """Train every combination of some fields' values from every seed.
 
@@ -74,17 +90,22 @@ def sweep(
     does not fit into the memory at once is trained in batches. All combinations meet the same seeds and are evaluated
     on the same episodes, so that they differ by their configuration only.
 
+    Ctrl-C ends the sweep after the chunk of updates at hand. If it has a directory, a checkpoint is made, and the same
+    call resumes it there, to the same bits as if it had not been interrupted.
+
     Args:
         config: what is not swept.
-        key: one typed key, consumed. With `key_train, key_evaluate = jax.random.split(key)`, seed `i` of each trial is
-            trained as `train(trial.config, jax.random.split(key_train, num_seeds)[i])`.
+        key: one typed key, consumed. Seed `i` of each trial is trained as
+            `train(trial.config, jax.random.split(jax.random.split(key)[0], num_seeds)[i])`.
         num_seeds: trainings of each combination.
         over: the values of each swept field, as `{"lr": [1e-3, 1e-4], "env_params.slip": [0.0, 0.1]}`. Where `env` is
             swept, an environment other than `config`'s starts from its own default parameters.
-        directory: where finished batches are kept. Called again with the same arguments, `sweep` goes on from there,
-            and gives the same bits as if it had not been interrupted. None keeps nothing.
-        max_bytes: bound of a program's memory, by XLA's account: arguments, outputs and temporaries. By default half
+        algorithm: what is run.
+        options: evaluations, of which the last gives the scores, and checkpoints.
+        directory: where all of it is kept, new or of this very sweep. None keeps nothing.
+        max_bytes: bound of a program's memory, according to XLA: arguments, outputs and temporaries. By default half
             of what is available now.
+        callback: called after each chunk of updates.
 
     Returns:
         One trial for each combination; the last field's values change fastest. Batches of another size give the same
@@ -92,180 +113,195 @@ def sweep(
 
     Raises:
         ConfigError: a field is unknown or a value not allowed; not even one training fits into the memory; or the
-            directory holds something else, another sweep, or cannot be written.
+            directory holds something else or another sweep.
+        RunError: the directory cannot be read or written.
+        KeyboardInterrupt: Ctrl-C; the message says how far the sweep is.
     """
     check_key(key)
     num_seeds = check_static("num_seeds", num_seeds, COUNT)
-    combinations = grids.combinations(config, over)
-    groups = _groups([config for _, config in combinations], num_seeds)
+    check_static("num_evaluations", options.num_evaluations, COUNT)
+    trials = combinations(config, over)
+    what = Sweep(trials, num_seeds, key, algorithm, options)
+    groups = _groups(what)
     bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, COUNT)
     if len(groups) > 1:
-        log.info("%d programs, since these fields shape it: %s", len(groups), ", ".join(grids.static_names(over)))
-    with batches.opened(directory, combinations, num_seeds, key, len(groups)) as journal:
-        results = [_train(group, key, bound, journal, number) for number, group in enumerate(groups)]
-    return _trials(combinations, groups, results, journal)
+        log.info("%d programs, since these fields shape it: %s", len(groups), ", ".join(static_names(config, over)))
+    with open_journal(directory, what, len(groups)) as journal, loop.interrupt_later() as stop:
+        session = Session(what, journal, bound, callback, stop)
+        results = [_train_group(session, group, number) for number, group in enumerate(groups)]
+    return _trials(what, groups, results, journal)
 
 
-def load(directory: str | Path) -> list[Trial]:
-    """The trials of a finished sweep.
+def load_trials(directory: str | Path, *, algorithm: Algorithm = PPO, imports: Sequence[str] = ()) -> list[Trial]:
+    """Read the trials of a finished sweep, or a finished run as one trial.
+
+    Args:
+        directory: of the sweep or the run.
+        algorithm: what it was made with.
+        imports: modules of yours that the configurations name, see `import_paths`.
 
     Raises:
-        ConfigError: the directory holds no sweep, one that is not finished, or files that are not as they were written.
+        ConfigError: it was made with another algorithm.
+        RunError: the directory holds neither, one that is not finished or not evaluated, or corrupt files.
     """
-    journal, combinations, num_seeds = batches.read(directory)
-    groups = _groups([config for _, config in combinations], num_seeds)
-    batches.check_programs(journal, len(groups))
-    results = [
-        batches.read_all(journal, number, group.num_rows, group.configs[0].num_updates)
-        for number, group in enumerate(groups)
-    ]
-    return _trials(combinations, groups, results, journal)
+    if (Path(directory) / RUN).exists():
+        return [_run_as_trial(directory, algorithm, imports)]
+    journal, what = read_journal(directory, algorithm, imports)
+    groups = _groups(what)
+    check_programs(journal, len(groups))
+    session = Session(what, journal, 0, no_callback, threading.Event())
+    results = [[loop.read_outcome(job) for job in _jobs(session, group, number)] for number, group in enumerate(groups)]
+    return _trials(what, groups, results, journal)
 
 
-def _groups(configs: list[Config], num_seeds: int) -> list[Group]:
+def _run_as_trial(directory: str | Path, algorithm: Algorithm, imports: Sequence[str]) -> Trial:
+    job = open_run(directory, algorithm, imports).job
+    outcome = loop.read_outcome(job)
+    if not outcome.evaluations:
+        raise RunError(f"directory={str(directory)!r}: must hold a run that was evaluated at its end (num_evaluations)")
+    scores = outcome.evaluations["score"][:, -1]
+    seconds = outcome.compile_seconds, outcome.run_seconds
+    return Trial(str(directory), job.rows.config, scores, outcome.metrics, *seconds)
+
+
+def _groups(what: Sweep) -> list[Group]:
     """Configurations with the same static fields, which are part of the tree's structure, share a program."""
+    keys = jax.random.split(jax.random.split(what.key)[0], what.num_seeds)
     trials: dict[Any, list[int]] = {}
-    for i, config in enumerate(configs):
+    for i, (_, config) in enumerate(what.trials):
         trials.setdefault(jax.tree.structure(config), []).append(i)
-    return [Group(chosen, [configs[i] for i in chosen], num_seeds) for chosen in trials.values()]
+    return [Group(chosen, every_row([what.trials[i][1] for i in chosen], keys)) for chosen in trials.values()]
 
 
-def _train(group: Group, key: Array, bound: int, journal: Journal, number: int) -> Arrays:
-    """At least all rows of a group, see `joined`; batches that the journal has are not trained again."""
-    inputs = _inputs(group, key)
-    num_updates = group.configs[0].num_updates
-    program = None
-    batch_size = batches.batch_size(journal, number)
-    if batch_size is None:
-        program = _largest(inputs, bound)
-        batch_size = program.batch_size
-        batches.compiled(journal, number, batch_size, program.seconds)
-    num_batches = math.ceil(group.num_rows / batch_size)
-    parts = []
-    for batch in range(num_batches):
-        arrays = batches.find(journal, number, batch, num_updates)
-        if arrays is None:
-            # An earlier call chose the size: another one would round differently.
-            program = program or _compiled_again(inputs, batch_size, bound, journal, number)
-            arrays, seconds = _call(program, inputs, batch)
-            batches.add(journal, number, batch, arrays, seconds)
-            log.info("batch %d of %d is trained: %s in %.1f s", batch + 1, num_batches, _agents(program), seconds)
-        parts.append(arrays)
-    return batches.joined(parts)
+def _jobs(session: Session, group: Group, number: int) -> list[Job]:
+    """The batches of a program that was compiled before.
 
-
-def _compiled_again(inputs: "Inputs", batch_size: int, bound: int, journal: Journal, number: int) -> Program:
-    """The program of that many rows, which an earlier call has compiled before."""
-    program = _compile(inputs, batch_size)
-    batches.compiled(journal, number, batch_size, program.seconds)
-    _check_bound(program, bound)
-    return program
-
-
-class Inputs(NamedTuple):
-    """What a program maps over, for each of a group's rows, and what it does not."""
-
-    config: Config  # each leaf [num_rows, ...] where trials differ in it, and [...] where they do not
-    axes: Config  # each leaf 0 or None, accordingly
-    keys: Array  # [num_rows]
-    key_evaluate: Array
-
-
-def _inputs(group: Group, key: Array) -> Inputs:
-    structure: Any = jax.tree.structure(group.configs[0])
-    columns = [list(map(np.asarray, column)) for column in zip(*map(jax.tree.leaves, group.configs), strict=True)]
-    axes = [None if all(np.array_equal(leaf, column[0]) for leaf in column) else 0 for column in columns]
-    leaves = [
-        column[0] if axis is None else np.repeat(np.stack(column), group.num_seeds, axis=0)
-        for column, axis in zip(columns, axes, strict=True)
-    ]
-    key_train, key_evaluate = jax.random.split(key)
-    keys = jnp.tile(jax.random.split(key_train, group.num_seeds), len(group.configs))
-    return Inputs(structure.unflatten(leaves), structure.unflatten(axes), keys, key_evaluate)
-
-
-def _batch(inputs: Inputs, rows: np.ndarray) -> tuple[Config, Array, Array]:
-    """The arguments of a program for some rows."""
-    config = jax.tree.map(
-        lambda axis, leaf: leaf if axis is None else leaf[rows],
-        inputs.axes,
-        inputs.config,
-        is_leaf=lambda axis: axis is None,
-    )
-    return config, inputs.keys[rows], inputs.key_evaluate
-
-
-def _train_and_score(config: Config, key: Array, key_evaluate: Array) -> Metrics:
-    state, metrics = train(config, key)
-    return metrics | {SCORE: greedy_return(config, state, key_evaluate)}
-
-
-def _compile(inputs: Inputs, batch_size: int) -> Program:
-    """The program that trains that many rows at once."""
-    started = time.perf_counter()
-    mapped = jax.jit(jax.vmap(_train_and_score, in_axes=(inputs.axes, 0, None)))
-    compiled = mapped.lower(*_batch(inputs, np.arange(batch_size))).compile()
-    account: Any = compiled.memory_analysis()
-    num_bytes = account.argument_size_in_bytes + account.output_size_in_bytes + account.temp_size_in_bytes
-    return Program(compiled, batch_size, num_bytes, time.perf_counter() - started)
-
-
-def _largest(inputs: Inputs, bound: int) -> Program:
-    """A program of all rows if that fits into the memory, and otherwise one of as many as do, in even batches.
-
-    Compiling takes as long for many rows as for few, so the whole is tried first; its account then says, in
-    proportion, how many will do.
+    Raises:
+        RunError: it was not.
     """
-    num_rows = len(inputs.keys)
-    program = _compile(inputs, num_rows)
-    seconds = program.seconds
-    while program.num_bytes > bound and program.batch_size > 1:
-        at_most = max(1, min(int(program.batch_size * bound / program.num_bytes), program.batch_size - 1))
-        program = _compile(inputs, math.ceil(num_rows / math.ceil(num_rows / at_most)))
-        seconds += program.seconds
-    _check_bound(program, bound)
-    return program._replace(seconds=seconds)
+    num_rows = session.journal.num_rows(number)
+    if num_rows is None:
+        raise RunError(f"{session.journal.directory}: is not finished; the same call of sweep resumes it")
+    num_batches = -(-len(group.rows.keys) // num_rows)
+    return [session.job(group, number, batch, num_rows) for batch in range(num_batches)]
 
 
-def _call(program: Program, inputs: Inputs, batch: int) -> tuple[Arrays, float]:
-    """The rows of one batch, and the seconds that it took; the last row fills up the last batch."""
-    rows = np.minimum(batch * program.batch_size + np.arange(program.batch_size), len(inputs.keys) - 1)
-    started = time.perf_counter()
-    arrays = jax.tree.map(np.asarray, program.compiled(*_batch(inputs, rows)))
-    return arrays, time.perf_counter() - started
+def _train_group(session: Session, group: Group, number: int) -> list[Outcome]:
+    """Train all rows of a group, but batches that are finished."""
+    programs = None
+    if session.journal.num_rows(number) is None:
+        programs = _largest(session, group)
+        session.journal.enter(number, programs.num_rows, programs.seconds)
+    outcomes = []
+    for job in _jobs(session, group, number):
+        outcome = _finished(job)
+        if outcome is None and programs is None:  # an earlier call chose the size: another one would round differently
+            programs = job.compile()
+            _check_bound(programs, session.bound)
+            session.journal.enter(number, programs.num_rows, programs.seconds)
+        outcomes.append(outcome or _train_batch(session, job, programs))
+    return outcomes
 
 
-def _check_bound(program: Program, bound: int) -> None:
-    if program.num_bytes > bound:
-        raise ConfigError.of("max_bytes", bound, f"at least {program.num_bytes}, the memory of {_agents(program)}")
-
-
-def _agents(program: Program) -> str:
-    return f"{program.batch_size:,} agent{'s' if program.batch_size > 1 else ''}"
-
-
-def available_bytes() -> int:
-    """The memory that is free on JAX's device; the machine's whole memory where the system does not tell."""
-    stats = jax.devices()[0].memory_stats()
-    if stats is not None and "bytes_limit" in stats:
-        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+def _finished(job: Job) -> Outcome | None:
+    """What came of a batch; None where it is not finished or, which is logged, no longer whole."""
+    if job.directory is None or not (job.directory / SUMMARY).exists():
+        return None
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        files.check_no_links(job.directory)
+        return loop.read_outcome(job)
+    except RunError as error:
+        log.warning("%s; it is trained anew", error)
+        return None
 
 
-def _trials(
-    combinations: list[tuple[str, Config]], groups: list[Group], results: list[Arrays], journal: Journal
-) -> list[Trial]:
+def _train_batch(session: Session, job: Job, programs: Programs | None) -> Outcome:
+    """Train a batch, from its newest whole checkpoint if it has one.
+
+    Raises:
+        RunError: its directory cannot be written to.
+        KeyboardInterrupt: it was stopped.
+    """
+    with _errors_of(session.journal.directory, job.part):
+        found = _recover(job)
+        _, outcome = loop.train(job, found, session.stop, callback=session.callback, programs=programs)
+    log.info("%s is trained in %.1f s", job.part or "the sweep", outcome.run_seconds)
+    return outcome
+
+
+def _recover(job: Job) -> checkpoints.Loaded | None:
+    """The newest whole checkpoint of a batch; what cannot be used is deleted, which is logged."""
+    if job.directory is None:
+        return None
+    try:
+        files.check_no_links(job.directory)
+        found = None if (job.directory / SUMMARY).exists() else loop.newest(job)
+        job.directory.mkdir(exist_ok=True)
+        loop.clean(job, found)
+    except RunError as error:
+        log.warning("%s; it is trained anew", error)
+        files.delete(job.directory)
+        job.directory.mkdir()
+        found = None
+        loop.clean(job, found)
+    return found
+
+
+@contextlib.contextmanager
+def _errors_of(directory: Path | None, part: str) -> Iterator[None]:
+    """Turn what the disk refuses into one clear error; after Ctrl-C, say how to continue.
+
+    Raises:
+        RunError: the disk refused something.
+    """
+    try:
+        with files.as_run_error(f"directory={str(directory)!r}"):
+            yield
+    except KeyboardInterrupt as interrupt:
+        where = f"{part}: " if part else ""
+        how = "" if directory is None else "; to continue, sweep again into the same directory"
+        raise KeyboardInterrupt(f"{where}{str(interrupt) or 'interrupted'}{how}") from None
+
+
+def _largest(session: Session, group: Group) -> Programs:
+    """Compile for all rows if that fits into the memory, and otherwise for as many as do, in even batches.
+
+    Compiling takes as long for many rows as for few, so the whole is tried first; XLA's memory analysis then says, in
+    proportion, how many will do.
+
+    Raises:
+        ConfigError: not even a single row fits.
+    """
+    total = num_rows = len(group.rows.keys)
+    seconds = 0.0
+    while True:
+        programs = session.job(group, 0, 0, num_rows).compile()
+        num_bytes, seconds = programs.num_bytes, seconds + programs.seconds
+        if num_bytes <= session.bound or num_rows == 1:
+            break
+        at_most = max(1, min(int(num_rows * session.bound / num_bytes), num_rows - 1))
+        num_rows = math.ceil(total / math.ceil(total / at_most))
+    _check_bound(programs, session.bound)
+    programs.seconds = seconds
+    return programs
+
+
+def _check_bound(programs: Programs, bound: int) -> None:
+    if programs.num_bytes > bound:
+        rows = f"{programs.num_rows:,} agent{'s' if programs.num_rows > 1 else ''}"
+        raise ConfigError.of("max_bytes", bound, f"at least {programs.num_bytes}, the memory of {rows}")
+
+
+def _trials(what: Sweep, groups: list[Group], results: list[list[Outcome]], journal: Journal) -> list[Trial]:
     """The results of all groups by trial, in the order of the combinations."""
     trials: dict[int, Trial] = {}
-    for group, arrays, record in zip(groups, results, journal.manifest["programs"], strict=True):
-        run_seconds = sum(entry["run_seconds"] for entry in record["batches"].values())
-        seconds = record["compile_seconds"] / len(group.trials), run_seconds / len(group.trials)
+    for number, (group, outcomes) in enumerate(zip(groups, results, strict=True)):
+        metrics = {name: np.concatenate([part.metrics[name] for part in outcomes]) for name in outcomes[0].metrics}
+        scores = np.concatenate([part.evaluations["score"][:, -1] for part in outcomes])
+        seconds = journal.compile_seconds(number), sum(part.run_seconds for part in outcomes)
+        shares = [number / len(group.trials) for number in seconds]
         for position, index in enumerate(group.trials):
-            rows = slice(position * group.num_seeds, (position + 1) * group.num_seeds)
-            metrics = {name: array[rows] for name, array in arrays.items()}
-            trials[index] = Trial(*combinations[index], metrics.pop(SCORE), metrics, *seconds)
-    return [trials[index] for index in range(len(combinations))]
+            rows = slice(position * what.num_seeds, (position + 1) * what.num_seeds)
+            own = {name: values[rows] for name, values in metrics.items()}
+            trials[index] = Trial(*what.trials[index], scores[rows], own, *shares)
+    return [trials[index] for index in range(len(what.trials))]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies
 
 from purejaxppo import Config, ConfigError, presets
-from purejaxppo.experiment.runs import files, logs
+from purejaxppo.experiment.runs import files, record
 
 BATCH = 32
 NAN = np.float32(np.nan)
@@ -27,7 +27,7 @@ def values(shape, start=0.0):
 
 
 def write(directory, metrics, num_before=0):
-    with logs.Record(directory, BATCH) as record:
+    with record.MetricsLog(directory, BATCH) as record:
         record.write_metrics(num_before, metrics)
 
 
@@ -48,7 +48,7 @@ def test_every_float32_comes_back(tmp_path, numbers):
     for path in tmp_path.iterdir():
         path.unlink()
     write(tmp_path, {"x": numbers})
-    found = logs.read_metrics(tmp_path)["x"]
+    found = record.read_metrics(tmp_path)["x"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(
         found.T.view(np.int32)[~np.isnan(numbers)], numbers.view(np.int32)[~np.isnan(numbers)]
@@ -77,7 +77,7 @@ def test_the_table_has_a_line_per_update_and_agent(tmp_path):
     assert list(rows[0]) == ["update", "steps", "seed", "episode_return", "loss"]
     assert [(row["update"], row["seed"]) for row in rows] == [(u, s) for u in "12" for s in "012"]
     np.testing.assert_array_equal([np.float32(row["loss"]) for row in rows], metrics["loss"].reshape(-1))
-    assert logs.read_metrics(tmp_path)["loss"].shape == (3, 2)
+    assert record.read_metrics(tmp_path)["loss"].shape == (3, 2)
 
 
 def test_a_record_goes_on_where_it_was(tmp_path):
@@ -92,14 +92,14 @@ def test_a_record_goes_on_where_it_was(tmp_path):
 
 
 def test_evaluations_are_kept_apart(tmp_path):
-    with logs.Record(tmp_path, BATCH) as record:
+    with record.MetricsLog(tmp_path, BATCH) as record:
         record.write_evaluation(3, {"greedy_return": np.array([1.0, NAN], np.float32)})
         record.write_evaluation(7, {"greedy_return": np.array([2.0, 3.0], np.float32)})
-    found = logs.read_evaluations(tmp_path)
+    found = record.read_evaluations(tmp_path)
     np.testing.assert_array_equal(found["update"], [3, 7])
     np.testing.assert_array_equal(found["greedy_return"], [[1, 2], [NAN, 3]])
-    assert logs.read_metrics(tmp_path) == {}
-    assert logs.read_evaluations(tmp_path / "missing") == {}
+    assert record.read_metrics(tmp_path) == {}
+    assert record.read_evaluations(tmp_path / "missing") == {}
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 2)])
@@ -109,21 +109,21 @@ def test_cutting_leaves_what_would_have_been_written(shape, left_over, tmp_path)
     whole["loss"][1] = np.nan
     for directory in ("cut", "short"):
         (tmp_path / directory).mkdir()
-    with logs.Record(tmp_path / "cut", BATCH) as record:
+    with record.MetricsLog(tmp_path / "cut", BATCH) as record:
         record.write_metrics(0, whole)
         for update in (2, 4, 6):
             record.write_evaluation(update, {"x": np.array(update, np.float32)})
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         with (tmp_path / "cut" / name).open("a") as file:
             file.write(left_over)
-    with logs.Record(tmp_path / "short", BATCH) as record:
+    with record.MetricsLog(tmp_path / "short", BATCH) as record:
         record.write_metrics(0, {name: numbers[:4] for name, numbers in whole.items()})
         for update in (2, 4):
             record.write_evaluation(update, {"x": np.array(update, np.float32)})
-    logs.cut(tmp_path / "cut", 4, 2)
+    record.truncate(tmp_path / "cut", 4, 2)
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "short" / name).read_text()
-    logs.cut(tmp_path / "cut", 0, 0)
+    record.truncate(tmp_path / "cut", 0, 0)
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         assert (tmp_path / "cut" / name).read_text() == ""
     write(tmp_path / "cut", whole)  # with a header again
@@ -134,9 +134,9 @@ def test_a_record_that_ends_too_early_is_told_and_left_alone(tmp_path):
     write(tmp_path, values((3,)))
     before = (tmp_path / files.METRICS).read_text()
     with pytest.raises(ConfigError, match="ends before update 4"):
-        logs.cut(tmp_path, 4, 0)
+        record.truncate(tmp_path, 4, 0)
     with pytest.raises(ConfigError, match="ends before update 3"):
-        logs.cut(tmp_path, 3, 1)
+        record.truncate(tmp_path, 3, 1)
     assert (tmp_path / files.METRICS).read_text() == before
 
 
@@ -162,7 +162,7 @@ def test_a_broken_line_is_told(line, tmp_path):
     with (tmp_path / files.METRICS).open("a") as file:
         file.write(line + "\n")
     with pytest.raises(ConfigError, match=r"metrics\.jsonl: .*is broken"):
-        logs.read_metrics(tmp_path)
+        record.read_metrics(tmp_path)
 
 
 class Recorder:
@@ -192,7 +192,7 @@ def test_a_logger_that_fails_is_told_once_and_dropped(fail_at, tmp_path, caplog)
             raise RuntimeError("no network")
         return bad
 
-    with logs.Loggers([make, lambda *_: good], tmp_path, 5) as loggers:
+    with loggers.Loggers([make, lambda *_: good], tmp_path, 5) as loggers:
         assert loggers
         for update in (1, 2, 3):
             loggers.write(update, update * BATCH, {"x": np.zeros(())})
@@ -202,7 +202,7 @@ def test_a_logger_that_fails_is_told_once_and_dropped(fail_at, tmp_path, caplog)
     assert bad.closed == (fail_at == ["close"])
     (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "no network" in message
-    assert not logs.Loggers([], tmp_path, 0)
+    assert not loggers.Loggers([], tmp_path, 0)
 
 
 def events(directory):
@@ -221,7 +221,7 @@ def events(directory):
 
 
 def test_tensorboard_has_a_curve_per_agent(tmp_path):
-    with logs.Loggers([logs.TensorBoard], tmp_path, 0) as loggers:
+    with loggers.Loggers([loggers.TensorBoard], tmp_path, 0) as loggers:
         loggers.write(1, 32, {"loss": np.array([0.5, 0.25], np.float32)})
         loggers.write(2, 64, {"loss": np.array([0.125, 4.0], np.float32), "gap": np.array(8.0, np.float32)})
     assert events(tmp_path / files.TENSORBOARD) == [
@@ -239,8 +239,8 @@ def test_weights_and_biases_offline_has_a_curve_per_agent(tmp_path):
 import pathlib, numpy
 from functools import partial
 from purejaxppo.experiment.runs import logs
-make = partial(logs.WandB, project="tested", silent=True)
-with logs.Loggers([make], pathlib.Path({str(tmp_path)!r}), 0) as loggers:
+make = partial(loggers.WandB, project="tested", silent=True)
+with loggers.Loggers([make], pathlib.Path({str(tmp_path)!r}), 0) as loggers:
     assert loggers
     loggers.write(1, 32, {{"loss": numpy.array([0.5, 0.25], numpy.float32)}})
     loggers.write(2, 64, {{"loss": numpy.array([0.125, 4.0], numpy.float32)}})

@@ -1,0 +1,205 @@
+"""A task: an environment and its parameters, and what the learner asks of both.
+
+It smooths over the differences between environments with gymnax's interface: the dtypes that they emit, the older
+five-value `step`, observations as boxes, indices, or dictionaries and tuples of both.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from gymnax.environments.environment import Environment as GymnaxEnvironment
+from jax import Array
+
+from purejaxppo.environments import spaces
+from purejaxppo.environments.base import Environment
+from purejaxppo.environments.tabular import tabulate
+from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.planning import TabularModel
+
+
+class Step(NamedTuple):
+    """One transition of one environment that resets itself."""
+
+    obs: Any  # of the next step: after a reset, if the episode ended
+    state: Any
+    reward: Array  # [], float32
+    terminated: Array  # [], bool: the episode is over by nature
+    done: Array  # [], bool: terminated or cut short
+    next_obs: Any  # the true successor, before any reset
+    info: Any  # whatever else the environment says about the step
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An environment object and its parameters, which may be traced.
+
+    Attributes:
+        env: with gymnax's interface.
+        params: of the environment.
+    """
+
+    env: Any
+    params: Any
+
+    @cached_property
+    def action_space(self) -> Any:
+        """The space of one action: gymnax's `Discrete` or `Box`, or `MultiDiscrete`."""
+        with jax.ensure_compile_time_eval():  # its bounds are numbers, in a traced function as well
+            return self.env.action_space(self.env.default_params)
+
+    @cached_property
+    def observation_space(self) -> Any:
+        """The space of one observation: gymnax's `Discrete`, `Box`, `Dict` or `Tuple`."""
+        return self.env.observation_space(self.env.default_params)
+
+    @property
+    def num_observations(self) -> int | None:
+        """Number of distinct observations, or None where they are not indices."""
+        space = self.observation_space
+        return int(space.n) if isinstance(space, spaces.Discrete) else None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one action as the distributions have it, and of the uniform numbers that it is drawn with."""
+        space = self.action_space
+        return (math.prod(space.shape),) if isinstance(space, spaces.Box) else tuple(space.shape)
+
+    @property
+    def obs_spec(self) -> Any:
+        """Shapes and dtypes of one observation, a pytree of `jax.ShapeDtypeStruct`."""
+        return jax.eval_shape(lambda key: self.reset(key)[0], jax.random.key(0))
+
+    @property
+    def horizon(self) -> Any:
+        """Steps after which an episode is cut short."""
+        return self.params.max_steps_in_episode
+
+    def features(self, obs: Any) -> Array:
+        """The networks' input for one observation; see `Environment.features`."""
+        env = self.env
+        return env.features(obs) if isinstance(env, Environment) else spaces.flatten(self.observation_space, obs)
+
+    def action_mask(self, obs: Any) -> Array | None:
+        """The available actions for one observation; see `Environment.action_mask`."""
+        return self.env.action_mask(obs, self.params) if isinstance(self.env, Environment) else None
+
+    def typed(self, obs: Any) -> Any:
+        """An observation in the dtypes of the observation space; see `spaces.as_declared`."""
+        return spaces.as_declared(self.observation_space, obs)
+
+    def tabular_model(self) -> TabularModel:
+        """The environment as arrays.
+
+        Raises:
+            ConfigError: it is not known how.
+        """
+        model = tabulate(self.env, self.params)
+        if model is None:
+            allowed = "GridWorld, FrozenLake-misc, FourRooms-misc, Catch-bsuite, or one that implements tabular_model"
+            raise ConfigError.of("env", self.env, f"an environment whose model is known: {allowed}")
+        return model._replace(obs=self.typed(model.obs))
+
+    def reset(self, key: Array) -> tuple[Any, Any]:
+        """`(obs, state)` of a new episode."""
+        obs, state = self.env.reset(key, self.params)
+        return self.typed(obs), jax.tree.map(strong, state)
+
+    def step(self, key: Array, state: Any, action: Array, pool: Any = None) -> Step:
+        """One step, with a reset on the same step where the episode ends.
+
+        Five values are the older interface, which cannot tell truncation: `done` counts as termination, so nothing is
+        bootstrapped from the successor, which it does not tell either.
+
+        Args:
+            pool: `(obs, state)` of beginnings of episodes `[P, ...]`, of which one replaces a reset; None resets.
+        """
+        result = (
+            self.env.step(key, state, action, self.params) if pool is None else self._restart(key, state, action, pool)
+        )
+        if len(result) == 5:
+            obs, next_state, reward, terminated, info = result
+            truncated, next_obs = jnp.zeros_like(terminated), obs
+        else:
+            obs, next_state, reward, terminated, truncated, info = result
+            if "final_observation" not in info:
+                raise ConfigError("env: its step must give the successor before any reset as info['final_observation']")
+            next_obs = info["final_observation"]
+        terminated = jnp.asarray(terminated, bool).reshape(())
+        return Step(
+            self.typed(obs),
+            jax.tree.map(strong, next_state, state),
+            jnp.asarray(reward, jnp.float32).reshape(()),
+            terminated,
+            terminated | jnp.asarray(truncated, bool).reshape(()),
+            self.typed(next_obs),
+            info,
+        )
+
+    def _restart(self, key: Array, state: Any, action: Array, pool: Any) -> tuple[Any, ...]:
+        """gymnax's `step`, with the beginning of an episode from a pool."""
+        key_step, key_reset = jax.random.split(key)
+        next_obs, next_state, reward, terminated, info = self.env.step_env(key_step, state, action, self.params)
+        truncated = self.env.is_truncated(next_state, self.params)
+        index = jax.random.randint(key_reset, (), 0, jax.tree.leaves(pool)[0].shape[0])
+        fresh = jax.tree.map(lambda leaf: leaf[index], pool)
+        done = terminated | truncated
+        obs, state = jax.tree.map(
+            lambda new, old: jnp.where(done, new, strong(old, new)), fresh, (self.typed(next_obs), next_state)
+        )
+        return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
+
+    @property
+    def can_restart(self) -> bool:
+        """Whether episodes can begin anew from a pool: it tells truncation, and has a `step_env` that does not reset.
+
+        A wrapper has none: `step_env` would be that of what it wraps.
+        """
+        return isinstance(self.env, GymnaxEnvironment) and self.tells_truncation
+
+    @property
+    def tells_truncation(self) -> bool:
+        """Whether `step` tells a time limit from a termination (six values) or not (the older five)."""
+        return len(self._step_spec(self.env.step)) == 6
+
+    def check_info(self, names: Sequence[str]) -> None:
+        """Refuse names that are not in the `info` of a step.
+
+        Raises:
+            ConfigError: one is not there, or is not a single number.
+        """
+        info = flat_info(self._step_spec(self.env.step)[-1])
+        numbers = [name for name, leaf in info.items() if leaf.shape == ()]
+        for name in names:
+            if name not in numbers:
+                raise unknown_name("info", name, numbers or ["(the environment's info holds no numbers)"])
+
+    def _step_spec(self, step: Any) -> Any:
+        """The shapes and dtypes of what a step gives."""
+        key = jax.random.key(0)
+        _, state = jax.eval_shape(self.env.reset, key, self.params)
+        space = self.action_space
+        action = jax.ShapeDtypeStruct(space.shape, jnp.float32 if isinstance(space, spaces.Box) else jnp.int32)
+        return jax.eval_shape(step, key, state, action, self.params)
+
+
+def flat_info(info: Any) -> dict[str, Any]:
+    """A step's `info` without nesting: the entries of an inner dictionary are called `outer/inner`."""
+    flat: dict[str, Any] = {}
+    for name, value in info.items() if isinstance(info, dict) else []:
+        if isinstance(value, dict):
+            flat |= {f"{name}/{inner}": leaf for inner, leaf in flat_info(value).items()}
+        elif hasattr(value, "shape") and name != "final_observation":
+            flat[str(name)] = value
+    return flat
+
+
+def strong(x: Any, like: Any = None) -> Array:
+    """`x` as an array with a definite dtype, that of `like` if given, so that it can be carried through a scan."""
+    x = jnp.asarray(x)
+    dtype = x.dtype if like is None else jnp.asarray(like).dtype
+    return x if jnp.issubdtype(dtype, jax.dtypes.extended) else jax.lax.convert_element_type(x, dtype)

@@ -1,0 +1,23 @@
+"""The device that rows are advanced on, and its memory."""
+
+import os
+from pathlib import Path
+
+import jax
+
+
+def default_device() -> jax.Device:
+    """JAX's first device, on which a run is trained and its checkpoints are placed."""
+    return jax.devices()[0]
+
+
+def available_bytes() -> int:
+    """The memory that is free on the device; all of the machine's where the system does not say."""
+    stats = default_device().memory_stats()
+    if stats is not None and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,165 @@
+"""Settings as tables of plain values, as TOML and JSON have them.
+
+An environment or a network that is an object is a table with a `type`: one of ours by its name ("GridWorld", "mlp"),
+one of the user's by its import path ("my_package.envs:Depot"), and its fields. A function is its import path.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tomli_w
+
+from purejaxppo import environments, import_paths
+from purejaxppo.config import Config
+from purejaxppo.environments import GridWorld, RandomGridWorld
+from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.networks import NETWORKS
+from purejaxppo.settings import Settings
+
+# Our classes of which a file can hold an object, by field and `type`.
+TYPES: dict[str, dict[str, Any]] = {
+    "env": {"GridWorld": GridWorld, "RandomGridWorld": RandomGridWorld},
+    "network": {**NETWORKS},
+}
+NOT_FIELDS = ("parent", "name")  # of every flax module
+
+
+def loads(text: str, kind: type[Any] = Config, *, imports: Sequence[str] = ()) -> Any:
+    """The settings that a TOML text holds.
+
+    Args:
+        text: TOML.
+        kind: the class of settings.
+        imports: modules of the user that the text may name, see `import_paths`.
+
+    Raises:
+        ConfigError: it is not TOML, or a field in it cannot be used.
+    """
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"config: cannot be read as TOML ({error})") from None
+    return from_table(values, kind, imports=imports)
+
+
+def dumps(settings: Settings) -> str:
+    """The settings as TOML, from which `loads` makes equal ones.
+
+    Raises:
+        ConfigError: a field is an array, or an object that could not be made again from a file.
+    """
+    return tomli_w.dumps(to_table(settings), multiline_strings=True)
+
+
+def from_table(table: Mapping[str, Any], kind: type[Any] = Config, *, imports: Sequence[str] = ()) -> Any:
+    """The settings of a table, as `to_table` gives it; see `loads`.
+
+    Raises:
+        ConfigError: a field in it cannot be used.
+    """
+    values = to_objects(table, imports=imports)
+    if isinstance(values.get("env_params"), dict):
+        env = environments.make(environments.resolve(values.get("env", Config.env)))
+        values["env_params"] = environments.replaced_params(env.default_params, values["env_params"])
+    return kind(**values)
+
+
+def to_table(settings: Settings) -> dict[str, Any]:
+    """The settings as a table of plain values; a field that is None is not in it.
+
+    Raises:
+        ConfigError: a field is an array, or an object that could not be made again from a file.
+    """
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    params = fields.pop("env_params", None)
+    table = {name: _plain(name, value) for name, value in fields.items() if value is not None}
+    if params is not None:
+        table["env_params"] = _params_table(params, environments.make(fields["env"]).default_params)
+    return table
+
+
+def to_objects(table: Mapping[str, Any], *, imports: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a table, with environments, networks and functions in place of their descriptions.
+
+    Raises:
+        ConfigError: one cannot be made.
+    """
+    return {name: _object(name, value, imports) for name, value in table.items()}
+
+
+def _object(name: str, value: Any, imports: Sequence[str]) -> Any:
+    if isinstance(value, dict) and name in TYPES:
+        return _of_type(name, dict(value), imports)
+    if import_paths.is_path(value):
+        found = import_paths.find(name, value, imports)
+        return _of_type(name, {"type": value}, imports) if name in TYPES else found
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _of_type(name: str, table: dict[str, Any], imports: Sequence[str]) -> Any:
+    """The object of a table with a `type`."""
+    type_name = table.pop("type", None)
+    if import_paths.is_path(type_name):
+        kind = import_paths.find(name, type_name, imports)
+    elif isinstance(type_name, str) and type_name in TYPES[name]:
+        kind = TYPES[name][type_name]
+    else:
+        allowed = f"one of {', '.join(map(repr, TYPES[name]))}, or of the form 'module:Class'"
+        raise ConfigError.of(f"{name}.type", type_name, allowed)
+    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    for own, value in table.items():
+        if own not in fields or own in NOT_FIELDS:
+            raise unknown_name(f"{type_name} field", own, list(fields))
+        default = fields[own].default
+        expected = list if isinstance(default, tuple) else type(default)
+        if default is not dataclasses.MISSING and type(value) is not expected:
+            raise ConfigError.of(f"{name}.{own}", value, f"of type {expected.__name__}")
+    try:
+        return kind(**{own: tuple(value) if isinstance(value, list) else value for own, value in table.items()})
+    except TypeError as error:
+        raise ConfigError(f"{name}: {type_name} cannot be made of these fields ({error})") from None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A field's value as a file has it."""
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(name, item) for item in value]
+    if name in TYPES:
+        return _type_table(name, value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return import_paths.path_of(name, value)
+    raise ConfigError.of(name, value, "a single number, word or switch, to be written to a file")
+
+
+def _type_table(name: str, value: Any) -> dict[str, Any]:
+    """An environment or a network that is an object, as a table."""
+    kind = type(value)
+    if not dataclasses.is_dataclass(value):
+        raise ConfigError.of(name, value, "an id or a frozen dataclass, to be written to a file")
+    ours = [own for own, other in TYPES[name].items() if other is kind]
+    table = {"type": ours[0] if ours else import_paths.path_of(name, kind)}
+    for field in dataclasses.fields(value):
+        own = getattr(value, field.name)
+        if field.name in NOT_FIELDS or own is None:
+            continue
+        if not isinstance(own, bool | int | float | str | tuple | list):
+            raise ConfigError.of(f"{name}.{field.name}", own, "a number, a word, a switch or a sequence of such")
+        table[field.name] = _plain(f"{name}.{field.name}", own)
+    return table
+
+
+def _params_table(params: Any, default: Any) -> dict[str, Any]:
+    """Parameters of an environment as a table; arrays, such as Acrobot's torques, only as they are by default."""
+    values = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    is_default = {
+        name: np.ndim(value) > 0 and np.array_equal(value, getattr(default, name)) for name, value in values.items()
+    }
+    return {name: _plain(f"env_params.{name}", value) for name, value in values.items() if not is_default[name]}
