@@ -60,6 +60,7 @@ ROWS = (
     Row("SpaceInvaders-MinAtar", steps=1_000_000),
     Row("Freeway-MinAtar", steps=1_000_000),
 )
+ENVIRONMENTS = [row.env for row in ROWS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -138,8 +138,8 @@ def cells(result: dict[str, Any]) -> list[str]:
 
 
 def number(value: float) -> str:
-    """Three digits, without a power of ten."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+    """Three digits, at most three of them decimals, without a power of ten."""
+    return f"{round(value, 3) + 0.0:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"  # + 0.0: no minus before a zero
 
 
 def _words(published: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ class Config(Settings):
     """Everything that decides a training run, validated on construction.
 
     Static fields shape the program; traced fields are data, shared by one program and mapped over by `jax.vmap`.
-    The defaults of the numbers follow CleanRL's `ppo.py` (Huang et al., 2022), except that value clipping is off.
+    The defaults of the numbers follow CleanRL's `ppo.py` (Huang et al., 2022).
 
     Raises:
         ConfigError: a field is unknown or its value is not allowed. Tracers are not checked.
@@ -76,7 +76,7 @@ class Config(Settings):
     normalize_obs: bool = static(False, "standardise observations by running statistics", SWITCH)
     normalize_reward: bool = static(False, "divide rewards by the spread of the discounted returns", SWITCH)
     normalize_advantage: bool = static(True, "standardise the advantages of each minibatch", SWITCH)
-    clip_value: bool = static(False, "clip the change of the value like the ratio", SWITCH)
+    clip_value: bool = static(True, "clip the change of the value like the ratio", SWITCH)
     exact_return: bool = static(False, "add the exact expected return to the metrics of every update", SWITCH)
     info: Sequence[str] = static(
         (), "numbers in the environment's info that are metrics: means at episodes' ends", NAMES

@@ -81,6 +81,7 @@ def test_cartpole_is_solved_by_nine_of_ten_seeds():
         gamma=0.98,
         gae_lambda=0.8,
         ent_coef=0.0,
+        clip_value=False,
     )
     states, _ = train_seeds(config, 10)
     keys = jax.random.split(jax.random.key(1), 10)

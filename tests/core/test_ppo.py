@@ -249,7 +249,7 @@ CHANGES: list[dict[str, Any]] = [
     {"activation": "relu"},
     {"lr_schedule": "constant"},
     {"normalize_advantage": False},
-    {"clip_value": True},
+    {"clip_value": False},
     {"network": "gru"},
     {"layer_norm": True},
     {"shared_torso": True},
@@ -300,7 +300,7 @@ def test_every_option_is_among_the_changes():
 
 
 def test_defaults_are_those_of_cleanrl_and_every_addition_is_off():
-    """Those of its `ppo.py`, except that value clipping is off."""
+    """Those of its `ppo.py`."""
     values = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)}
     cleanrl = {
         "total_timesteps": 500_000,
@@ -312,6 +312,7 @@ def test_defaults_are_those_of_cleanrl_and_every_addition_is_off():
         "network": MLP(hidden_sizes=(64, 64)),
         "activation": "tanh",
         "normalize_advantage": True,
+        "clip_value": True,
         "lr": 2.5e-4,
         "lr_schedule": "linear",
         "gamma": 0.99,

@@ -21,6 +21,11 @@ def test_every_shipped_preset_is_a_configuration(name):
         pytest.skip(str(error))
 
 
+@pytest.mark.parametrize("name", presets.names())
+def test_every_shipped_preset_says_whether_values_are_clipped(name):
+    assert isinstance(presets.read(name).get("clip_value"), bool)
+
+
 def test_serrano_is_the_videos_setting():
     config = preset("serrano")
     assert (config.clip_eps, config.gamma, config.gae_lambda) == (0.3, 1, 1)
@@ -120,7 +125,7 @@ WRITTEN = {
         lr_end=1e-5,
         target_kl=0.02,
         normalize_advantage=np.bool_(False),
-        clip_value=True,
+        clip_value=False,
         lr=jnp.float32(0.1),
         gamma=1,
         gae_lambda=0.0,
