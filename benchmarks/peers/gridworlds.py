@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MAPS = Path(__file__).parents[2] / "purejaxppo" / "environments" / "maps"
+MAPS = Path(__file__).parents[2] / "purejaxppo" / "environments" / "shipped_maps"
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
 PRIZES = {"M": 5.0, "m": 4.0, "D": -5.0}  # for entering, and the episode is over
 STEP_COST = 1.0

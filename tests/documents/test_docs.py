@@ -45,3 +45,14 @@ def test_quoted_lines_are_the_librarys():
     for before, after in pairwise(sections):
         source = re.findall(r"\]\((\.\./purejaxppo/.*?)\)", before)[-1]
         assert after.split("```")[0] in (page.parent / source).read_text(), source
+
+
+def test_each_own_update_takes_at_most_15_lines():
+    page = (ROOT / "docs" / "write-your-own-update.md").read_text()
+    *sections, algorithm = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    assert algorithm.startswith("Another algorithm")
+    assert len(sections) == 6
+    for section in sections:
+        parts = [block for block in blocks(section, "python") if block.startswith("# my_updates.py")]
+        lines = [line for part in parts for line in part.splitlines()[1:] if line.strip()]
+        assert len(lines) <= 15, section.splitlines()[0]
