@@ -88,9 +88,9 @@ class Case(NamedTuple):
 def make_config(env: str, updates: int, **sizes: Any) -> Config:
     """The defaults (T = 128, two 64x64 tanh towers, 4 epochs, 4 minibatches) but for `sizes`, for so many updates.
 
-    Values are not clipped, as in the tasks of the peers, not all of which can.
+    Without value clipping, as all results were measured.
     """
-    one = Config(env=env, total_timesteps=10**12, **{"clip_value": False} | sizes)
+    one = Config(env=env, total_timesteps=10**12, clip_value=False, **sizes)
     return one.replace(total_timesteps=updates * one.batch_size)
 
 

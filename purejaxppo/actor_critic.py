@@ -17,7 +17,7 @@ from purejaxppo.environments.spaces import as_floats
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Network, Recurrent, reset_memory
 from purejaxppo.normalizers import normalize
-from purejaxppo.planning import TabularModel
+from purejaxppo.planning import TabularModel, expected_return
 
 CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's cache holds; 2^17 to 2^19 are as fast
 
@@ -79,6 +79,23 @@ class ActorCritic:
         outputs, params = self.module.init_with_output(key, self.network_input(obs), *memory)
         if not isinstance(self.network, Network):
             self._check_outputs(outputs)
+        return params
+
+    def checked(self, params: Any, obs: Any) -> Any:
+        """The parameters, which must be like fresh ones for observations like `obs`.
+
+        Raises:
+            ConfigError: they differ in structure, shapes or dtypes; it says where.
+        """
+        expected = jax.eval_shape(self.init, jax.random.key(0), obs)
+        found, needed = (jax.tree_util.tree_leaves_with_path(tree) for tree in (params, expected))
+        for (path, leaf), (other, like) in zip(found, needed, strict=False):
+            if path != other or jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
+                name, dtype = jax.tree_util.keystr(other), like.dtype
+                raise ConfigError(f"params: must have an array {name} of shape {like.shape} and dtype {dtype}")
+        structures: list[Any] = [jax.tree.structure(params), jax.tree.structure(expected)]
+        if structures[0] != structures[1]:
+            raise ConfigError(f"params: must have the networks' structure of {len(needed)} arrays, not {len(found)}")
         return params
 
     def step(self, agent: Agent, obs: Any, memory: Any = ()) -> tuple[Policy, Any]:
@@ -223,6 +240,16 @@ class ActorCritic:
         policy, _ = self.step(agent, model.obs)
         distribution: Any = policy.distribution
         return jnp.exp(distribution.log_probs), policy.value
+
+    def expected_return(self, agent: Agent) -> Array:
+        """What an episode of the sampled policy returns, exactly, see `planning.expected_return`.
+
+        Raises:
+            ConfigError: the task's model is not known.
+        """
+        model = self.task.tabular_model()
+        policy, _ = self.in_model(agent, model)
+        return expected_return(model, policy, self.task.horizon).episode_return
 
     def network_input(self, obs: Any) -> Any:
         """What the networks read of one observation: its features, or the observation itself."""

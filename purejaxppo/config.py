@@ -43,7 +43,7 @@ class Config(Settings):
     """Everything that decides a training run, validated on construction.
 
     Static fields shape the program; traced fields are data, shared by one program and mapped over by `jax.vmap`.
-    The defaults of the numbers follow CleanRL's `ppo.py` (Huang et al., 2022).
+    The defaults follow CleanRL's `ppo.py` (Huang et al., 2022).
 
     Raises:
         ConfigError: a field is unknown or its value is not allowed. Tracers are not checked.

@@ -34,4 +34,10 @@ def sgd(lr: Any) -> optax.GradientTransformation:
     return optax.sgd(lr)
 
 
+def clipped(optimizer: str | MakeOptimizer, lr: Any, max_grad_norm: Any) -> optax.GradientTransformation:
+    """An optimiser, by its name or a function, behind a clip of the gradient's global norm."""
+    make = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), make(lr))
+
+
 OPTIMIZERS: dict[str, MakeOptimizer] = {"adam": adam, "adamw": adamw, "muon": muon, "rmsprop": rmsprop, "sgd": sgd}

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from purejaxppo._jit import jit
@@ -15,13 +14,11 @@ from purejaxppo.actor_critic import ActorCritic, Agent
 from purejaxppo.advantages import ADVANTAGES
 from purejaxppo.config import Config, check_config
 from purejaxppo.environments import make_task
-from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
 from purejaxppo.learning import Metrics, minimize
 from purejaxppo.losses import Batch, explained_variance, normalize_weight, ppo_loss, standardize
 from purejaxppo.normalizers import Moments, init_moments, init_reward_scale, scale_rewards, update_moments
-from purejaxppo.optimizers import OPTIMIZERS
-from purejaxppo.planning import expected_return
+from purejaxppo.optimizers import clipped
 from purejaxppo.schedules import scheduled
 from purejaxppo.shuffling import random_permutation
 
@@ -104,18 +101,16 @@ def init(config: Config, key: Array, params: Any = None) -> TrainState:
     begin = partial(start, networks.task, memory=networks.initial_memory)
     runners = jax.vmap(begin)(jax.random.split(key_runners, config.num_envs))
     obs = jax.tree.map(lambda leaf: leaf[0], runners.obs)
-    if params is None:
-        params = networks.init(key_params, obs)
-    else:
-        check_params(params, jax.eval_shape(networks.init, key_params, obs))
+    params = networks.init(key_params, obs) if params is None else networks.checked(params, obs)
+    x = networks.network_input(obs)
     return TrainState(
         params=params,
-        opt_state=_optimizer(config, config.lr).init(params),
+        opt_state=clipped(config.optimizer, config.lr, config.max_grad_norm).init(params),
         runners=runners,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
         episodes=dict.fromkeys(("episode_return", "episode_length", *config.info), jnp.full((), jnp.nan)),
-        obs_moments=init_moments(networks.network_input(obs)) if config.normalize_obs else (),
+        obs_moments=init_moments(x) if config.normalize_obs else (),
         reward_scale=init_reward_scale(config.num_envs) if config.normalize_reward else (),
     )
 
@@ -152,9 +147,9 @@ def collect(
     networks = bind(config)
     task, agent, before = networks.task, state.agent, state.runners
     act = networks.act(agent, table=networks.uses_table(config.batch_size))
+    piece = networks.microbatch_size(state.params, config.minibatch_size)
     acting = {"initial_memory": networks.initial_memory, "reset_pool": config.reset_pool, "info": config.info}
     runners, t = rollout(task, act, before, key, num_steps=config.num_steps, **acting)
-    piece = networks.microbatch_size(state.params, config.minibatch_size)
     value, next_value = networks.values(agent, t, before, runners, piece=piece)
     learned, scale = t if reward is None else t._replace(reward=reward(t)), state.reward_scale
     if config.normalize_reward:
@@ -202,7 +197,7 @@ def learn(
 
     params, opt_state, metrics = minimize(
         loss,
-        _optimizer(config, rates.lr),
+        clipped(config.optimizer, rates.lr, config.max_grad_norm),
         state.params,
         state.opt_state,
         batch,
@@ -229,7 +224,7 @@ def finish(config: Config, state: TrainState, transitions: Transition, metrics: 
         state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
     metrics = metrics | episodes | {"num_episodes": num_episodes}
     if config.exact_return:
-        metrics["expected_return"] = _expected_return(bind(config), state.agent)
+        metrics["expected_return"] = bind(config).expected_return(state.agent)
     return state, metrics
 
 
@@ -270,22 +265,6 @@ def add_observations(config: Config, moments: Any, transitions: Transition) -> M
     return update_moments(moments, jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), x))
 
 
-def check_params(params: Any, expected: Any) -> None:
-    """Refuse parameters that are not of the expected structure, shapes and dtypes.
-
-    Raises:
-        ConfigError: says where they differ.
-    """
-    found, needed = (jax.tree_util.tree_leaves_with_path(tree) for tree in (params, expected))
-    for (path, leaf), (other, like) in zip(found, needed, strict=False):
-        if path != other or jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
-            name, dtype = jax.tree_util.keystr(other), like.dtype
-            raise ConfigError(f"params: must have an array {name} of shape {like.shape} and dtype {dtype}")
-    structures: list[Any] = [jax.tree.structure(params), jax.tree.structure(expected)]
-    if structures[0] != structures[1]:
-        raise ConfigError(f"params: must have {len(needed)} arrays in the structure of the networks, not {len(found)}")
-
-
 def _permutation(config: Config, key: Array, num_samples: int) -> Array:
     return random_permutation(key, config.num_steps, config.num_envs)
 
@@ -304,12 +283,6 @@ def _prepared(config: Config, minibatch: Batch) -> Batch:
     return minibatch
 
 
-def _optimizer(config: Config, lr: Any) -> optax.GradientTransformation:
-    """The configuration's optimiser behind a clip of the global norm."""
-    make = OPTIMIZERS[config.optimizer] if isinstance(config.optimizer, str) else config.optimizer
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), make(lr))
-
-
 def _means_over_episodes(transitions: Transition, num_episodes: Array, before: Metrics) -> Metrics:
     """Means over the episodes that ended; where none did, those before."""
     ends = {"episode_return": transitions.episode_return, "episode_length": transitions.episode_length}
@@ -319,10 +292,3 @@ def _means_over_episodes(transitions: Transition, num_episodes: Array, before: M
 
     means = {name: mean(x) for name, x in (ends | transitions.info).items()}
     return {name: jnp.where(num_episodes > 0, means[name], before[name]) for name in before}
-
-
-def _expected_return(networks: ActorCritic, agent: Agent) -> Array:
-    """What an episode of the policy is expected to return, exactly."""
-    model = networks.task.tabular_model()
-    probabilities, _ = networks.in_model(agent, model)
-    return expected_return(model, probabilities, networks.task.horizon).episode_return

@@ -8,10 +8,27 @@ import pytest
 
 MAPS = Path("/proc/self/maps")
 MANY_MAPS = 20_000
+# The files of the quick subset: something of everything, in a minute.
+QUICK = (
+    "test_advantages",
+    "test_combinations",
+    "test_files",
+    "test_losses",
+    "test_maps",
+    "test_minimize",
+    "test_overrides",
+    "test_planning",
+    "test_schedules",
+    "test_shuffling",
+    "test_statistics",
+    "test_tables",
+    "test_task",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-catalogue", action="store_true", help="write what `purejaxppo envs` lists")
+    parser.addoption("--optimized", action="store_true", help="compile as users do, which takes longer")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,7 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     # Programs compiled once serve later runs of the tests.
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", not config.option.optimized)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in QUICK and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,6 +66,7 @@ def _optimize_what_runs_long(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("slow") is None:
         yield
         return
+    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -34,7 +34,7 @@ class Seeds(Settings):
     """How many agents are trained, and from which seed."""
 
     num_seeds: int = static(1, "agents trained at once, each from its own seed", COUNT)
-    seed: int = static(0, "seed from which the agents' seeds are derived", SEED)
+    seed: int = static(0, "seed from which the agents' keys are split; not jax.random.key(seed) itself", SEED)
 
     @property
     def keys(self) -> Array:
