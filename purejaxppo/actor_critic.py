@@ -94,9 +94,9 @@ class ActorCritic:
             if path not in found or jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
                 name, dtype = jax.tree_util.keystr(path), like.dtype
                 raise ConfigError(f"params: must have an array {name} of shape {like.shape} and dtype {dtype}")
-        structures: list[Any] = [jax.tree.structure(params), jax.tree.structure(expected)]
-        if structures[0] != structures[1]:
-            raise ConfigError(f"params: must have the networks' structure of {len(needed)} arrays, not {len(found)}")
+        structure: Any = jax.tree.structure(params)
+        if structure != jax.tree.structure(expected):
+            raise ConfigError(f"params: must be the {len(needed)} arrays of the networks and no more, not {structure}")
         return params
 
     def step(self, agent: Agent, obs: Any, memory: Any = ()) -> tuple[Policy, Any]:

@@ -52,9 +52,9 @@ def find(field: str, path: str, imports: Sequence[str] = ()) -> Any:
             the field can hold.
     """
     module, _, name = path.partition(":")
-    if module in imports:
+    if module in ((imports,) if isinstance(imports, str) else imports):
         _import(field, module)
-    elif module not in sys.modules or field not in KINDS:
+    elif sys.modules.get(module) is None or field not in KINDS:
         why = f"names the module {module}, which is not imported for a file alone"
         how = f"imports=[{module!r}] does that, on the command line --import {module}"
         raise ConfigError(f"{field}={path!r}: {why}; {how}")

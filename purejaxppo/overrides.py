@@ -9,6 +9,7 @@ import flax.linen as nn
 from purejaxppo import environments
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.settings import Settings
+from purejaxppo.tables import own_fields
 
 S = TypeVar("S", bound=Settings)
 
@@ -25,9 +26,10 @@ def override(settings: S, changes: Mapping[str, Any]) -> S:
     if "env" in whole and environments.resolve(whole["env"]) != getattr(settings, "env", None):
         whole = {"env_params": None} | whole
     result = settings.replace(**whole)
+    names = [field.name for field in own_fields(settings)]
     for name in dict.fromkeys(name.partition(".")[0] for name in changes if "." in name):
-        if name not in _names(settings):
-            raise unknown_name(f"{type(settings).__name__} field", name, _names(settings))
+        if name not in names:
+            raise unknown_name(f"{type(settings).__name__} field", name, names)
         within = {key.partition(".")[2]: value for key, value in changes.items() if key.startswith(f"{name}.")}
         result = result.replace(**{name: _replaced(result, name, within)})
     return result
@@ -41,13 +43,10 @@ def _replaced(settings: Any, name: str, changes: Mapping[str, Any]) -> Any:
         return environments.replaced_params(default if value is None else value, changes)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         raise ConfigError.of(name, value, f"an object with fields, to change {name}.{next(iter(changes))}")
+    names = [field.name for field in own_fields(value)]
     for own in changes:
-        if own not in _names(value):
-            raise unknown_name(f"{type(value).__name__} field", own, _names(value))
+        if own not in names:
+            raise unknown_name(f"{type(value).__name__} field", own, names)
     if isinstance(value, nn.Module):
         return value.clone(**changes)
     return dataclasses.replace(value, **changes)
-
-
-def _names(value: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(value)]

@@ -64,6 +64,7 @@ def from_table(table: Mapping[str, Any], kind: type[Any] = Config, *, imports: S
     values = to_objects(table, imports=imports)
     if isinstance(values.get("env_params"), dict):
         env = environments.make(environments.resolve(values.get("env", Config.env)))
+        environments.check_supported(env, None)
         values["env_params"] = environments.replaced_params(env.default_params, values["env_params"])
     return kind(**values)
 
@@ -97,7 +98,7 @@ def _object(name: str, value: Any, imports: Sequence[str]) -> Any:
     if import_paths.is_path(value):
         found = import_paths.find(name, value, imports)
         return _of_type(name, {"type": value}, imports) if name in TYPES else found
-    return tuple(value) if isinstance(value, list) else value
+    return _hashable(value)
 
 
 def _of_type(name: str, table: dict[str, Any], imports: Sequence[str]) -> Any:
@@ -110,18 +111,28 @@ def _of_type(name: str, table: dict[str, Any], imports: Sequence[str]) -> Any:
     else:
         allowed = f"one of {', '.join(map(repr, TYPES[name]))}, or of the form 'module:Class'"
         raise ConfigError.of(f"{name}.type", type_name, allowed)
-    fields = {field.name: field for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    fields = {field.name: field for field in own_fields(kind)} if dataclasses.is_dataclass(kind) else {}
     for own, value in table.items():
-        if own not in fields or own in NOT_FIELDS:
-            raise unknown_name(f"{type_name} field", own, list(fields))
-        default = fields[own].default
-        expected = list if isinstance(default, tuple) else type(default)
-        if default is not dataclasses.MISSING and type(value) is not expected:
-            raise ConfigError.of(f"{name}.{own}", value, f"of type {expected.__name__}")
+        if own not in fields:
+            raise unknown_name(f"{type_name} field", own, list(fields) or ["(it has none)"])
+        _check_type(f"{name}.{own}", value, fields[own].default)
     try:
-        return kind(**{own: tuple(value) if isinstance(value, list) else value for own, value in table.items()})
+        return kind(**{own: _hashable(value) for own, value in table.items()})
     except TypeError as error:
         raise ConfigError(f"{name}: {type_name} cannot be made of these fields ({error})") from None
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another type than the default; an integer is a number as well."""
+    if default is None or default is dataclasses.MISSING or (type(default) is float and type(value) is int):
+        return
+    expected = list if isinstance(default, tuple) else type(default)
+    if type(value) is not expected:
+        raise ConfigError.of(name, value, f"of type {expected.__name__}")
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -146,9 +157,9 @@ def _type_table(name: str, value: Any) -> dict[str, Any]:
         raise ConfigError.of(name, value, "an id or a frozen dataclass, to be written to a file")
     ours = [own for own, other in TYPES[name].items() if other is kind]
     table = {"type": ours[0] if ours else import_paths.path_of(name, kind)}
-    for field in dataclasses.fields(value):
+    for field in own_fields(value):
         own = getattr(value, field.name)
-        if field.name in NOT_FIELDS or own is None:
+        if own is None and field.default is None:
             continue
         if not isinstance(own, bool | int | float | str | tuple | list):
             raise ConfigError.of(f"{name}.{field.name}", own, "a number, a word, a switch or a sequence of such")
@@ -158,8 +169,16 @@ def _type_table(name: str, value: Any) -> dict[str, Any]:
 
 def _params_table(params: Any, default: Any) -> dict[str, Any]:
     """Parameters of an environment as a table; arrays, such as Acrobot's torques, only as they are by default."""
-    values = {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
-    is_default = {
-        name: np.ndim(value) > 0 and np.array_equal(value, getattr(default, name)) for name, value in values.items()
-    }
-    return {name: _plain(f"env_params.{name}", value) for name, value in values.items() if not is_default[name]}
+    table = {}
+    for name, value in environments.named_params(params).items():
+        normal = getattr(default, name)
+        is_nothing = value is None and normal is None
+        is_usual_array = np.ndim(value) > 0 and np.array_equal(value, normal)
+        if not (is_nothing or is_usual_array):
+            table[name] = _plain(f"env_params.{name}", value)
+    return table
+
+
+def own_fields(value: Any) -> list[dataclasses.Field[Any]]:
+    """The fields that a dataclass is made of, without those that every flax module has."""
+    return [field for field in dataclasses.fields(value) if field.init and field.name not in NOT_FIELDS]

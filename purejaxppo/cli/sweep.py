@@ -19,7 +19,7 @@ HELP = """Train every combination of some fields' values, each from many seeds, 
 Fields that are traced share one compiled program; what does not fit into the memory at once is trained in batches. With
 --directory all of it is kept: the same command resumes where it was stopped, and `report` reads the directory.
 
-Example: purejaxppo sweep --env CartPole-v1 --num-seeds 10 --over lr=1e-3,3e-4 hidden_sizes=[64],[64,64]
+Example: purejaxppo sweep --env CartPole-v1 --num-seeds 10 --over lr=1e-3,3e-4 network.hidden_sizes=[64],[64,64]
 """
 NUM_SEEDS = 16
 

@@ -92,11 +92,24 @@ def replaced_params(params: Any, changes: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: there is no such parameter, or its value is of another kind.
     """
-    names = [field.name for field in dataclasses.fields(params)]
+    values = named_params(params)
     for name in changes:
-        if name not in names:
-            raise unknown_name("env_params name", name, names)
-    return params.replace(**{name: _like(name, value, getattr(params, name)) for name, value in changes.items()})
+        if name not in values:
+            raise unknown_name("env_params name", name, list(values))
+    return type(params)(**values | {name: _like(name, value, values[name]) for name, value in changes.items()})
+
+
+def named_params(params: Any) -> dict[str, Any]:
+    """An environment's parameters by name.
+
+    Raises:
+        ConfigError: they have no names.
+    """
+    if dataclasses.is_dataclass(params):
+        return {field.name: getattr(params, field.name) for field in dataclasses.fields(params)}
+    if not hasattr(params, "_asdict"):
+        raise ConfigError.of("env_params", params, "a dataclass or a named tuple, to change or to write them by name")
+    return dict(params._asdict())
 
 
 def _like(name: str, value: Any, current: Any) -> Any:

@@ -17,6 +17,7 @@ from purejaxppo.experiment import load
 from purejaxppo.experiment.runs import files, record
 from purejaxppo.experiment.runs import run as runs
 from purejaxppo.experiment.runs.loop import Progress
+from tests.support import programs
 from tests.support.flags import SMALL, parse
 from tests.support.small import FAST_COMPILING, assert_trees_equal
 
@@ -126,6 +127,38 @@ def test_flags_reach_the_run(tmp_path, capsys):
     expected = f"purejaxppo: directory={str(directory)!r}: has a corrupt record: there are not all returns in it\n"
     assert capsys.readouterr() == ("", expected)
     assert main("evaluate", directory, "--num-episodes", "1") == 0  # it needs none of the record
+
+
+OWN = ["--env", "my_module:Env", "--network", "my_module:Net", "--network.width", "4"]
+OWN_SIZES = SMALL[: SMALL.index("--network.hidden-sizes")]
+
+
+def test_a_run_of_ones_own_module_is_resumed_and_used_with_the_import_only(tmp_path, capsys, monkeypatch):
+    programs.write(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    commands = [["resume"], ["evaluate", "--num-episodes", "2"], ["plot", "--output", "drawn"], ["report"]]
+    with monkeypatch.context() as pressed:
+        interrupt_after_the_first_chunk(pressed)
+        flags = [*OWN, "--optimizer", "my_module:optimizer", *OWN_SIZES]
+        assert main("train", *flags, "--directory", "run") == 130
+    try:
+        for command, *rest in commands:
+            programs.forget()
+            programs.was_imported(tmp_path / "work")
+            capsys.readouterr()
+            assert main(command, "run", *rest) == 2
+            out, err = capsys.readouterr()
+            assert (out, err.count("\n")) == ("", 1)
+            assert err.startswith("purejaxppo: run/config.toml: optimizer='my_module:optimizer': names the module my_m")
+            assert err.endswith("imports=['my_module'] does that, on the command line --import my_module\n")
+            assert not programs.was_imported(tmp_path / "work")
+        for command, *rest in commands:
+            programs.forget()
+            assert main(command, "run", "--import", "my_module", *rest) == 0
+    finally:
+        programs.forget()
+    assert files.read_json(tmp_path / "work" / "run" / files.SUMMARY)["resumed_after"] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """`purejaxppo sweep` and `purejaxppo report`."""
 
 import json
+import re
 import signal
 
 import jax
 import numpy as np
 import pytest
 
-from purejaxppo import tables
+from purejaxppo import cli, tables
 from purejaxppo.cli import main
+from purejaxppo.cli.flags import to_config
 from purejaxppo.cli.sweep import to_values
-from purejaxppo.experiment import sweep
+from purejaxppo.experiment import load_trials, sweep
+from purejaxppo.experiment.sweeps.combinations import combinations
+from tests.support.flags import parse
 
 SIZES = ["--num-envs", "2", "--num-steps", "8", "--total-timesteps", "48", "--network.hidden-sizes", "8"]
 SMALL = [*SIZES, "--num-seeds", "3"]
@@ -59,6 +63,26 @@ def test_is_the_sweep_of_the_library(swept, tmp_path, capsys):
     assert "lr=0.003, env_params.slip=0.5" in output
 
 
+def test_sizes_of_the_network_are_swept(tmp_path):
+    command = ["sweep", *SIZES, "--num-seeds", "2", "--over", "network.hidden_sizes=[8],[16]", "--silent"]
+    assert main([*command, "--directory", str(tmp_path)]) == 0
+    trials = load_trials(tmp_path)
+    assert [trial.name for trial in trials] == ["network.hidden_sizes=[8]", "network.hidden_sizes=[16]"]
+    assert [trial.config.network for trial in trials] == [
+        parse(["train", *SIZES])[0].network.replace(hidden_sizes=sizes) for sizes in ((8,), (16,))
+    ]
+    assert [trial.scores.shape for trial in trials] == [(2,), (2,)]
+
+
+def test_what_the_help_sweeps_can_be_swept(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    example = re.search(r"Example: purejaxppo (.*)", capsys.readouterr().out).group(1).split()
+    flags = cli.parse(example).flags
+    assert len(combinations(to_config(flags), to_values(flags.over))) == 4
+
+
 def test_the_same_command_reads_a_finished_sweep(swept, capsys):
     before = {str(path): path.stat().st_mtime_ns for path in swept.rglob("*.jsonl")}
     assert before
@@ -80,6 +104,9 @@ def test_the_same_command_reads_a_finished_sweep(swept, capsys):
         (["sweep", "--over", "lr=-1"], "lr=-1"),
         (["sweep", "--over", "lr=1e-3,1e-x"], "lr='1e-x'"),
         (["sweep", "--over", "network.activation=tanh,gelu"], "activation='gelu'"),
+        (["sweep", "--over", "hidden_sizes=[8]"], "unknown Config field 'hidden_sizes'"),
+        (["sweep", "--over", "network.hidden_sizes=8,16"], "hidden_sizes=8: must be a sequence of integers >= 1"),
+        (["sweep", "--over", "network.width=[8]"], "unknown MLP field 'width'"),
         (["sweep", "--num-seeds", "0"], "num_seeds=0"),
         (["sweep", "--max-bytes", "-5"], "max_bytes=-5"),
         (["report"], "must hold at least one run or sweep"),

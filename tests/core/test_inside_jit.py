@@ -1,5 +1,6 @@
 """What beginners do around a compiled function: it works, or says what to do."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -82,10 +83,11 @@ def test_a_debugger_of_nans_is_refused():
 
 
 def test_without_assertions_it_is_the_same(plain):
-    program = f"import jax, purejaxppo as p; c = p.Config(env='GridWorld-treasure', **{SMALL!r})\n"
-    program += "print(p.train(c, jax.random.key(0))[1]['value_loss'].tolist())"
+    program = f"import jax; from purejaxppo import *; c = Config(env='GridWorld-treasure', **{SMALL!r})\n"
+    program += "print(train(c, jax.random.key(0))[1]['value_loss'].tolist())"
     result = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True)
-    np.testing.assert_allclose(eval(result.stdout), plain[1]["value_loss"], rtol=1e-4)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(json.loads(result.stdout), plain[1]["value_loss"], rtol=1e-4)
 
 
 def test_two_threads_train_at_once(plain):

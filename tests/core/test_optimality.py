@@ -217,6 +217,7 @@ def test_training_closes_the_gap():
         total_timesteps=8 * 16 * 80,
         network=MLP(hidden_sizes=()),
         lr=0.03,
+        clip_value=False,
     )
     state, metrics = train(config.replace(exact_return=True), KEY)
     got = optimality(config, state)

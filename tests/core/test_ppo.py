@@ -111,6 +111,86 @@ def test_samples_learn_by_their_weights():
     assert_trees_close(alike.params, without.params, rtol=1e-3, atol=1e-5)
 
 
+def policy_gradient(config, networks, agent, batch, rates):
+    """The loss of the plainest policy gradient (Williams, 1992), times the clip range, to see that rates arrive."""
+    log_prob, _, _ = networks.evaluate_actions(agent, batch.obs, batch.action)
+    loss = -rates.clip_eps * jnp.mean(log_prob * batch.advantage)
+    return loss, {"reinforce": loss}
+
+
+def test_an_objective_of_ones_own_is_what_is_minimised():
+    config = KINDS["per sample"].replace(num_epochs=1, num_minibatches=1, optimizer="sgd", max_grad_norm=1e9, lr=0.5)
+    config = config.replace(clip_eps=0.8, clip_eps_schedule="linear", clip_eps_end=0.4, lr_schedule="constant")
+    state = init(config, KEY)._replace(num_updates=jnp.int32(2))  # half of the way, so that the factor is 0.6
+    after, t, batch = collect(config, state)
+    advantage = standardize(batch.advantage)
+
+    def loss(params):
+        distribution, _ = ppo.bind(config).module.apply(params, batch.obs)
+        chosen = jnp.take_along_axis(distribution.log_probs, batch.action[:, None], axis=1)[:, 0]
+        return -0.6 * jnp.mean(chosen * advantage)
+
+    value, gradient = quickly(jax.value_and_grad(loss), state.params)
+    expected = jax.tree.map(lambda leaf, g: leaf - 0.5 * g, state.params, gradient)
+    key = jax.random.split(state.key, 3)[1]
+    learned, of_learning = quickly(partial(ppo.learn, objective=policy_gradient), config, after, batch, key)
+    updated, of_update = update(config, state, objective=policy_gradient)
+    for new, metrics in [(learned, of_learning), (updated, of_update)]:
+        assert_trees_close(new.params, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(metrics["reinforce"], value, rtol=1e-3, atol=1e-6)
+        assert not {"policy_loss", "value_loss"} & metrics.keys()
+        assert_trees_equal(networks_of(new).value, networks_of(state).value)  # no loss of the value's
+    assert np.any(networks_of(updated).policy.kernel != networks_of(state).policy.kernel)
+    assert of_update["num_episodes"] == np.sum(t.done)
+    assert np.any(networks_of(update(config, state)[0]).value.kernel != networks_of(state).value.kernel)
+
+
+def networks_of(state):
+    return state.params["params"]["networks"]
+
+
+def position(transitions):
+    """A reward of one's own: where the cart of CartPole gets to."""
+    return transitions.next_obs[..., 0]
+
+
+def test_rewards_of_ones_own_are_those_to_learn_from():
+    config = KINDS["per sample"].replace(gamma=0.9, gae_lambda=0.8)
+    state = init(config, KEY)
+    key = jax.random.split(state.key, 3)[0]
+    plain, t, batch = collect(config, state)
+    after, same, other = quickly(partial(ppo.collect, reward=position), config, state, key)
+    for name in ("action", "reward", "terminated", "done", "episode_return", "episode_length"):  # as they were
+        np.testing.assert_array_equal(getattr(same, name), getattr(t, name), err_msg=name)
+    rest = [row._replace(advantage=(), target=()) for row in (other, batch)]
+    assert_trees_close((after, same, rest[0]), (plain, t, rest[1]), rtol=1e-5, atol=1e-6)
+    assert np.any(t.done[:-1])
+    # The estimate is linear in the rewards.
+    difference, following = np.zeros((16, 8)), np.zeros(8)
+    for i in reversed(range(16)):
+        following = np.float64(t.next_obs[i, :, 0]) - t.reward[i] + 0.72 * np.where(t.done[i], 0, following)
+        difference[i] = following
+    np.testing.assert_allclose((other.advantage - batch.advantage).reshape(16, 8), difference, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose((other.target - batch.target).reshape(16, 8), difference, rtol=1e-4, atol=1e-4)
+
+
+def tenfold(transitions):
+    return 10 * transitions.reward
+
+
+def test_rewards_of_ones_own_are_normalised_like_others():
+    config = KINDS["per sample"].replace(normalize_reward=True)
+    state = init(config, KEY)
+    key = jax.random.split(state.key, 3)[0]
+    plain, _, batch = collect(config, state)
+    after, _, same = quickly(partial(ppo.collect, reward=tenfold), config, state, key)
+    np.testing.assert_allclose(
+        after.reward_scale.moments.variance, 100 * plain.reward_scale.moments.variance, rtol=1e-4
+    )
+    np.testing.assert_allclose(after.reward_scale.discounted, 10 * plain.reward_scale.discounted, rtol=1e-5)
+    assert_trees_close((same.advantage, same.target), (batch.advantage, batch.target), rtol=1e-4, atol=1e-5)
+
+
 def test_learning_rate_is_annealed_to_zero():
     config = KINDS["table"]
     last = init(config, KEY)._replace(num_updates=jnp.int32(config.num_updates))
@@ -156,10 +236,13 @@ def changed(params, of):
             lambda params: jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), params),
             r"params: .*\.torsos\[0\]\.layers\[0\]\.kernel of shape \(31, 16\)",
         ),
-        (lambda params: params | {"more": jnp.zeros(3)}, "params: must have 8 arrays in the structure .*, not 9"),
+        (
+            lambda params: params | {"more": jnp.zeros(3)},
+            r"params: must be the 8 arrays .* no more, not .*'more': \*",
+        ),
         (lambda params: changed(params, lambda layer: (layer.kernel,)), r"params: must have .*\.value\.kernel"),
         (lambda params: (), r"params: must have an array \['params'\]\['networks'\]\.torsos"),
-        (lambda params: params | {"more": ()}, "params: must have 8 arrays in the structure of the networks, not 8"),
+        (lambda params: params | {"more": ()}, r"params: must be the 8 arrays .* no more, not .*'more': \(\)"),
     ],
     ids=["shape", "dtype", "many", "more", "fewer", "none", "structure"],
 )

@@ -396,7 +396,7 @@ class Loud(Sum):
 
 
 def test_the_reading_of_sequences_is_what_values_and_learning_use():
-    quiet, loud = of_user(Sum()), of_user(Loud())
+    quiet, loud = (of_user(network).replace(clip_value=False) for network in (Sum(), Loud()))
     state = quickly(init, quiet, KEY)
     (_, t, batch), (_, same, louder) = collect(quiet, state), collect(loud, state)
     np.testing.assert_array_equal(same.action, t.action)

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from purejaxppo import MLP, Config, ConfigError, ppo, train
+from purejaxppo import MLP, Config, ConfigError, init, ppo, train, update
 from purejaxppo.schedules import scheduled
 from tests.support import probes
-from tests.support.small import quickly
+from tests.support.small import assert_trees_equal, quickly
 
 KEY = jax.random.key(2)
 CONFIG = Config(
@@ -48,6 +49,34 @@ def test_every_scheduled_number_reaches_its_end_after_the_last_update(name, kind
         np.testing.assert_allclose(getattr(now, name), expected, rtol=1e-6)
         for other in set(NAMES) - {name}:
             np.testing.assert_allclose(getattr(now, other), getattr(config, other), rtol=1e-6)
+
+
+WARM_UP = optax.warmup_cosine_decay_schedule(0.0, 1.0, 0.25, 1.0, end_value=0.2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("end", [0.0, 0.5])
+def test_a_schedule_of_optax_is_one_of_progress(name, end):
+    changes = {"lr_schedule": "constant"} | {f"{name}_schedule": WARM_UP, f"{name}_end": end, name: 2.0}
+    config = CONFIG.replace(**changes, total_timesteps=16 * 20)
+    at = jax.jit(ppo.rates_at)
+    for num_updates in range(21):
+        progress = num_updates / 20
+        share = 4 * progress if progress < 0.25 else 0.2 + 0.4 * (1 + np.cos(np.pi * (progress - 0.25) / 0.75))
+        now = at(config, jnp.int32(num_updates))
+        np.testing.assert_allclose(getattr(now, name), end + (2 - end) * share, rtol=1e-5, atol=1e-6)
+        for other in set(NAMES) - {name}:
+            np.testing.assert_allclose(getattr(now, other), getattr(config, other), rtol=1e-6)
+
+
+def test_learning_warms_up():
+    config = CONFIG.replace(lr_schedule=WARM_UP)  # four updates, of which the first is at 0
+    states = [init(config, KEY)]
+    for _ in range(2):
+        states.append(update(config, states[-1])[0])
+    before, first, second = (state.params for state in states)
+    assert_trees_equal(first, before)
+    assert all(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (second, first)), strict=True))
 
 
 def test_ends_may_be_traced_and_mapped_over():

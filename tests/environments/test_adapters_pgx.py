@@ -43,11 +43,12 @@ def test_steps_are_those_of_the_package(game):
         action = jnp.argmax(jnp.roll(state.legal_action_mask, -i)) + i
         action = jnp.int32(action % env.num_actions)
         obs, state, reward, terminated, _ = step(key, state, action, params)
+        player = raw_state.current_player  # whose move it is
         raw_state = raw_step(raw_state, action, key)
         jax.tree.map(np.testing.assert_array_equal, state, raw_state)
         np.testing.assert_array_equal(obs["observation"], raw_state.observation)
         np.testing.assert_array_equal(env.action_mask(obs, params), raw_state.legal_action_mask)
-        assert reward == raw_state.rewards[0]
+        assert reward == raw_state.rewards[player]
         assert terminated == raw_state.terminated
         assert not env.is_truncated(state, params)
 
@@ -106,9 +107,33 @@ def test_mask_of_2048_and_features():
     assert {name: part.shape for name, part in space.spaces.items()} == jax.tree.map(jnp.shape, obs)
 
 
-@pytest.mark.parametrize("game", ["tic_tac_toe", "go_9x9", "sparrow_mahjong"])
-def test_games_of_several_players_are_refused(game):
-    with pytest.raises(ConfigError, match=rf"pgx/{game}.*one player, but this one has [23]"):
+@pytest.mark.parametrize("game", adapter.TWO_PLAYERS)
+def test_the_reward_is_that_of_the_player_who_has_moved(game):
+    env, raw = adapter.make(game), pgx.make(game)
+    assert raw.num_players == 2
+    _, _, steps = play(env, 200)
+    reward, done = np.asarray(steps.reward), np.asarray(steps.done)
+    assert done.sum() >= 4
+    assert set(reward[~done]) == {0}
+    assert set(reward[done]) <= {0, 1}  # nobody loses by a move of their own
+    assert np.any(reward[done] == 1)
+
+
+@pytest.mark.parametrize("game", adapter.TWO_PLAYERS)
+def test_both_players_see_their_own_pieces_first(game):
+    _, _, steps = play(adapter.make(game), 200)
+    board, done = np.asarray(steps.next_obs["observation"]), np.asarray(steps.done)
+    before, now = (board[np.flatnonzero(~done[:-1]) + shift] for shift in (0, 1))
+    np.testing.assert_array_equal(now[..., 0], before[..., 1])
+    moved = now[..., 1] & ~before[..., 0]
+    np.testing.assert_array_equal(now[..., 1], before[..., 0] | moved)
+    np.testing.assert_array_equal(moved.sum(axis=(1, 2)), 1)
+
+
+@pytest.mark.parametrize(("game", "players"), [("go_9x9", 2), ("chess", 2), ("sparrow_mahjong", 3)])
+def test_other_games_of_several_players_are_refused(game, players):
+    allowed = "a game for one player, or one of connect_four, tic_tac_toe"
+    with pytest.raises(ConfigError, match=rf"env='pgx/{game}': must be {allowed}, but this one has {players} players"):
         Config(env=f"pgx/{game}")
 
 
