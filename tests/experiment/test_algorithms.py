@@ -1,4 +1,4 @@
-"""The host layer knows an `Algorithm` and nothing else: a second one runs, stops, is killed, resumes, sweeps and loads."""
+"""The host layer knows an `Algorithm` and nothing else: a second one runs, stops, resumes, sweeps and loads."""
 
 import functools
 import json

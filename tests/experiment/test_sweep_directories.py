@@ -500,12 +500,12 @@ loop.CHUNK_SECONDS = (0.0, 0.0)
 sweeps.available_bytes = available_bytes
 print("ready", flush=True)
 options = sweeps.OPTIONS.replace(checkpoint_seconds=0.0)
-config = CONFIG.replace(total_timesteps=16 * 12)
+config = CONFIG.replace(total_timesteps=16 * 6)
 sweeps.sweep(config, KEY, directory=sys.argv[1], options=options, **ARGUMENTS)
 """
 
 
-NUM_KILLS = 12
+NUM_KILLS = 10
 
 
 @pytest.mark.slow
@@ -525,7 +525,7 @@ def test_a_sweep_that_is_killed_at_random_moments_gives_the_same_bits(tmp_path):
         saved, process = set(batches.glob("*/checkpoints/*")), start(tmp_path / "killed")
         while process.poll() is None and set(batches.glob("*/checkpoints/*")) <= saved:
             time.sleep(1e-3)  # until there is a checkpoint that was not there, however slow the machine is
-        time.sleep(moments.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.2))
         process.kill()
         assert process.wait() == -signal.SIGKILL
         during_a_save += any(batches.glob(f"*/checkpoints/{files.TEMPORARY}*"))
