@@ -9,7 +9,8 @@ import jax
 import measure
 import numpy as np
 
-from purejaxppo import Config, evaluate, preset
+from purejaxppo import Config, preset
+from purejaxppo.evaluation import score
 from purejaxppo.experiment.reports.statistics import iqm
 from purejaxppo.overrides import override
 from purejaxppo.ppo import train
@@ -77,7 +78,7 @@ def returns(config: Config, num_seeds: int) -> np.ndarray:
     def one(keys: Any) -> Any:
         key_train, key_evaluate = keys
         state, _ = train(config, key_train)
-        return evaluate(config, state, key_evaluate).episode_return.mean()
+        return score(config, state, key_evaluate)["score"]
 
     return np.asarray(jax.jit(jax.vmap(one))(keys))
 

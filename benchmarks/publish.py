@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import curves
+import defaults as untuned
 import options as measured
 import returns as trained
 import runs as on_disk
@@ -150,6 +151,12 @@ def returns() -> str:
     return markdown(trained.HEADER, [trained.cells(rows[row.preset]) for row in trained.ROWS if row.preset in rows])
 
 
+def defaults() -> str:
+    """What the defaults learn, in the order of the benchmark, each followed by its peers."""
+    rows = sorted(result("defaults")["rows"], key=lambda row: untuned.ENVIRONMENTS.index(row["env"]))
+    return markdown(untuned.HEADER, [untuned.cells(row) for row in rows])
+
+
 def options() -> str:
     """What the options that are there for speed do to it, and to the return."""
     return markdown(measured.HEADER, [measured.cells(row) for row in result("options")["rows"]])
@@ -172,7 +179,18 @@ def millions(number: float) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     f.__name__: f
-    for f in (throughput, side_by_side, compiling, time_to_threshold, roofline, returns, options, runs, starts)
+    for f in (
+        throughput,
+        side_by_side,
+        compiling,
+        time_to_threshold,
+        roofline,
+        returns,
+        defaults,
+        options,
+        runs,
+        starts,
+    )
 }
 
 

@@ -127,8 +127,8 @@ def cells(result: dict[str, Any]) -> list[str]:
     solved = sum(score >= result["target"] for score in result["returns"])
     return [
         result["preset"],
-        _number(iqm),
-        f"{_number(low)} to {_number(high)}",
+        number(iqm),
+        f"{number(low)} to {number(high)}",
         f"{solved} of {len(result['returns'])} >= {result['target']:.3g}",
         "" if best is None else f"{best:.4g}",
         "" if published is None else _words(published),
@@ -137,9 +137,9 @@ def cells(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _number(value: float) -> str:
-    """Three digits, without a power of ten."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+def number(value: float) -> str:
+    """Three digits, at most three of them decimals, without a power of ten."""
+    return f"{round(value, 3) + 0.0:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"  # + 0.0: no minus before a zero
 
 
 def _words(published: dict[str, Any]) -> str:

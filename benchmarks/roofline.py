@@ -61,7 +61,7 @@ def main(flags: measure.TimingFlags) -> None:
     report: dict[str, Any] = {"machine": measure.machine()}
     cases = CASES[:2] if flags.quick else CASES
     sizes = QUICK if flags.quick else {}
-    configs = [Config(**{"env": env, "num_envs": num_envs, **sizes}) for env, num_envs in cases]
+    configs = [Config(**{"env": env, "num_envs": num_envs, "clip_value": False, **sizes}) for env, num_envs in cases]
     rows = [(config, part) for config in configs for part in parts_of(config)]
     limits = limits_of_machine(flags)
     programs = [*(limit.program for limit in limits), *(part.program for _, part in rows)]

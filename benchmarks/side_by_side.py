@@ -129,19 +129,25 @@ CASES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PeerFlags(measure.Flags):
-    """The flags of the benchmarks that run peers."""
+class ProcessFlags(measure.Flags):
+    """The flags of the benchmarks that run CleanRL, or other peers too."""
 
-    peers: tuple[str, ...] = tuple(name for name in PEERS if name != OURS)
-    """those to run beside purejaxppo"""
     environments: Path = Path(__file__).parent / ".peers"
     """folder of the peers' virtual environments, which are made where they are missing"""
-    purejaxrl: Path | None = None
-    """a checkout of PureJaxRL"""
     cleanrl: Path | None = None
     """a checkout of CleanRL"""
     timeout: float = 900.0
     """seconds after which a peer that does not answer is given up"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeerFlags(ProcessFlags):
+    """The flags of the benchmarks that run all peers."""
+
+    peers: tuple[str, ...] = tuple(name for name in PEERS if name != OURS)
+    """those to run beside purejaxppo"""
+    purejaxrl: Path | None = None
+    """a checkout of PureJaxRL"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,7 +207,7 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def command_of(name: str, task: Task, flags: PeerFlags) -> list[str]:
+def command_of(name: str, task: Task, flags: ProcessFlags) -> list[str]:
     """The command that starts a peer's runner on a task."""
     if PEERS[name].not_comparable:
         raise Failed(f"not comparable: {PEERS[name].not_comparable}")

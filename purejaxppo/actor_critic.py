@@ -88,10 +88,11 @@ class ActorCritic:
             ConfigError: they differ in structure, shapes or dtypes; it says where.
         """
         expected = jax.eval_shape(self.init, jax.random.key(0), obs)
-        found, needed = (jax.tree_util.tree_leaves_with_path(tree) for tree in (params, expected))
-        for (path, leaf), (other, like) in zip(found, needed, strict=False):
-            if path != other or jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
-                name, dtype = jax.tree_util.keystr(other), like.dtype
+        found, needed = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (params, expected))
+        for path, like in needed.items():
+            leaf = found.get(path, ())
+            if path not in found or jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
+                name, dtype = jax.tree_util.keystr(path), like.dtype
                 raise ConfigError(f"params: must have an array {name} of shape {like.shape} and dtype {dtype}")
         structures: list[Any] = [jax.tree.structure(params), jax.tree.structure(expected)]
         if structures[0] != structures[1]:

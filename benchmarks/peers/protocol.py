@@ -42,6 +42,8 @@ class Task:
     ent_coef: float = 0.01
     max_grad_norm: float = 0.5
     adam_eps: float = 1e-5
+    clip_value: bool = False  # read by CleanRL and ours; others always clip, or never
+    episodes: int = 0  # of the greedy policy after training, to be answered by CleanRL
     curve: bool = False  # whether the answers tell the return of every update
     checkout: str | None = None  # where a peer that is not a package lies
 
@@ -71,6 +73,7 @@ class Outcome(NamedTuple):
 
     steps: int  # environment steps, as the peer's own program counted them
     returns: Sequence[float | None] | None = None  # of each update, if the task asks: mean return of ended episodes
+    greedy_return: float | None = None  # if the task asks: the mean return of the greedy policy
 
 
 class Training(NamedTuple):
@@ -107,7 +110,7 @@ def serve(prepare: Callable[[Task], Training], packages: Sequence[str], source: 
         seconds = time.perf_counter() - begin
         outcome = training.outcome(outputs)
         assert outcome.steps == task.steps, f"{outcome.steps} steps were made, {task.steps} were planned"
-        answer(seconds=seconds, steps=outcome.steps, returns=outcome.returns)
+        answer(seconds=seconds, **outcome._asdict())
         del outputs
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     answer(peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium_gridworld import env_id
@@ -40,7 +41,8 @@ def prepare(task: Task) -> Training:
     script = os.path.join(os.path.abspath(str(task.checkout)), SCRIPT)
 
     def run(seed: int) -> tuple[dict[str, Any], str]:
-        sys.argv = [SCRIPT, "--no-cuda", "--no-clip-vloss", f"--seed={seed}", *(f"--{k}={v}" for k, v in flags.items())]
+        clip = "--clip-vloss" if task.clip_value else "--no-clip-vloss"
+        sys.argv = [SCRIPT, "--no-cuda", clip, f"--seed={seed}", *(f"--{k}={v}" for k, v in flags.items())]
         printed = io.StringIO()
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed):
             os.chdir(folder)  # it writes its logs into the working directory
@@ -50,7 +52,9 @@ def prepare(task: Task) -> Training:
 
     def outcome(outputs: tuple[dict[str, Any], str]) -> Outcome:
         variables, printed = outputs
-        return Outcome(variables["global_step"], returns(task, printed) if task.curve else None)
+        curve = returns(task, printed) if task.curve else None
+        greedy = greedy_return(task, variables["agent"]) if task.episodes else None
+        return Outcome(variables["global_step"], curve, greedy)
 
     return Training(run, outcome)
 
@@ -61,6 +65,20 @@ def returns(task: Task, printed: str) -> list[float | None]:
     for step, value in re.findall(r"global_step=(\d+), episodic_return=\[(.*?)\]", printed):
         ended[(int(step) - 1) // task.batch_size].append(float(value))
     return [float(np.mean(values)) if values else None for values in ended]
+
+
+def greedy_return(task: Task, agent: Any) -> float:
+    """The mean return of so many episodes, in which the most probable action is taken."""
+    env, total = gymnasium.make(env_id(task.env)), 0.0
+    for seed in range(task.episodes):
+        obs, _ = env.reset(seed=seed)
+        ended = False
+        while not ended:
+            with torch.no_grad():
+                action = int(agent.actor(torch.as_tensor(obs, dtype=torch.float32)).argmax())
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, ended = total + float(reward), terminated or truncated
+    return total / task.episodes
 
 
 if __name__ == "__main__":

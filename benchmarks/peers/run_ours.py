@@ -25,7 +25,7 @@ def config_of(task: Task) -> Config:
         vf_coef=task.vf_coef,
         ent_coef=task.ent_coef,
         max_grad_norm=task.max_grad_norm,
-        clip_value=False,
+        clip_value=task.clip_value,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
 from purejaxppo.environments import adapters, maps
-from purejaxppo.environments.base import Environment
+from purejaxppo.environments.base import Environment, name_of
 from purejaxppo.environments.env_checker import check_env
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
@@ -35,6 +35,7 @@ __all__ = [
     "is_tabular",
     "make",
     "make_task",
+    "name_of",
     "tabulate",
 ]
 
@@ -83,11 +84,6 @@ def make_task(env: Any, params: Any = None) -> Task:
     """The task of an environment, by its id or an object, with its default parameters where none are given."""
     env = make(env)
     return Task(env, env.default_params if params is None else params)
-
-
-def name_of(env: Any) -> str:
-    """The id of an environment, or the name of an environment object."""
-    return env if isinstance(env, str) else str(getattr(env, "name", type(env).__name__))
 
 
 def replaced_params(params: Any, changes: Mapping[str, Any]) -> Any:

@@ -44,3 +44,8 @@ class Environment(GymnaxEnvironment):
     def tabular_model(self, params: Any) -> TabularModel | None:
         """The environment as arrays, for `planning`; None if it is not finite or does not know itself."""
         return None
+
+
+def name_of(env: Any) -> str:
+    """The id of an environment, or the name of an environment object."""
+    return env if isinstance(env, str) else str(getattr(env, "name", type(env).__name__))

@@ -16,7 +16,7 @@ from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
 from purejaxppo.environments import spaces
-from purejaxppo.environments.base import Environment
+from purejaxppo.environments.base import Environment, name_of
 from purejaxppo.environments.tabular import tabulate
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.planning import TabularModel
@@ -101,7 +101,7 @@ class Task:
         model = tabulate(self.env, self.params)
         if model is None:
             allowed = "GridWorld, FrozenLake-misc, FourRooms-misc, Catch-bsuite, or one that implements tabular_model"
-            raise ConfigError.of("env", self.env, f"an environment whose model is known: {allowed}")
+            raise ConfigError.of("env", name_of(self.env), f"an environment whose model is known: {allowed}")
         return model._replace(obs=self.typed(model.obs))
 
     def reset(self, key: Array) -> tuple[Any, Any]:
@@ -151,7 +151,8 @@ class Task:
         obs, state = jax.tree.map(
             lambda new, old: jnp.where(done, new, strong(old, new)), fresh, (self.typed(next_obs), next_state)
         )
-        return obs, state, reward, terminated, truncated, info | {"final_observation": next_obs}
+        told = {"terminated": terminated, "truncated": truncated, "final_observation": next_obs}
+        return obs, state, reward, terminated, truncated, info | told
 
     @property
     def can_restart(self) -> bool:
@@ -193,7 +194,7 @@ def flat_info(info: Any) -> dict[str, Any]:
     for name, value in info.items() if isinstance(info, dict) else []:
         if isinstance(value, dict):
             flat |= {f"{name}/{inner}": leaf for inner, leaf in flat_info(value).items()}
-        elif hasattr(value, "shape") and name != "final_observation":
+        elif name != "final_observation" and (hasattr(value, "shape") or isinstance(value, float | int)):
             flat[str(name)] = value
     return flat
 

@@ -1,8 +1,11 @@
 """What a run is said to take."""
 
+import flax.linen as nn
+import jax.numpy as jnp
 import pytest
 
-from purejaxppo import MLP, Config, GridWorld, costs
+from purejaxppo import CNN, GRU, MLP, Categorical, Config, GridWorld, Recurrent, costs, describe
+from purejaxppo.costs import num_bytes
 
 
 @pytest.mark.parametrize("num_envs", [4, 1024])
@@ -31,3 +34,61 @@ def test_flops_of_a_table_in_the_rollout_alone():
 def test_coordinates_are_multiplied():
     config = Config(env=GridWorld("treasure", features_as="coordinates"))
     assert costs.multiplied_weights(config) == 2 * (2 * 64 + 64 * 64) + 64 * 4 + 64 * 1
+
+
+class Wide(nn.Module):
+    """Two layers of a width."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, obs):
+        x = nn.tanh(nn.Dense(self.width)(nn.tanh(nn.Dense(self.width)(obs))))
+        return Categorical.from_logits(nn.Dense(2)(x)), nn.Dense(1)(x)[0]
+
+
+class WideMemory(Recurrent):
+    """A memory of a width."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, obs, memory):
+        memory = nn.tanh(nn.Dense(self.width)(obs) + nn.Dense(self.width, name="again")(memory))
+        return Categorical.from_logits(nn.Dense(2)(memory)), nn.Dense(1)(memory)[0], memory
+
+    def initial_memory(self):
+        return jnp.zeros(self.width)
+
+
+NUM_ENVS, NUM_STEPS, FLOAT = 4, 8, 4  # so few samples that no minibatch is learned from in pieces
+SIZES = {
+    "num_envs": NUM_ENVS,
+    "num_steps": NUM_STEPS,
+    "total_timesteps": 2 * NUM_ENVS * NUM_STEPS,
+    "num_minibatches": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("env", "network", "activations"),
+    [
+        ("CartPole-v1", lambda width: MLP(hidden_sizes=(width, width)), 4),
+        ("CartPole-v1", Wide, 2),
+        ("CartPole-v1", lambda width: GRU(hidden_sizes=(width,)), 2 * 6),
+        ("CartPole-v1", WideMemory, 1),
+        ("Breakout-MinAtar", lambda width: CNN(channels=(width,), hidden_sizes=(8,)), 2 * 8 * 8),
+    ],
+    ids=["mlp", "user's", "gru", "user's with a memory", "cnn"],
+)
+def test_memory_grows_with_width(env, network, activations):
+    """By the parameters twice over in the optimiser, and at least one activation for each layer and sample."""
+    sizes = [num_bytes(Config(env=env, network=network(width), **SIZES)) for width in (8, 16, 32)]
+    for width, smaller, larger in zip((8, 16), sizes, sizes[1:], strict=False):
+        least = activations * NUM_ENVS * NUM_STEPS * FLOAT * width
+        assert least <= larger - smaller <= 8 * least + 100 * width**2 * FLOAT
+
+
+def test_description_says_the_memory():
+    config = Config(env="CartPole-v1", **SIZES)
+    assert f"memory             about {num_bytes(config) / 1e6:,.1f} MB per agent" in describe(config)

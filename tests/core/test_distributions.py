@@ -1,6 +1,7 @@
 """Distributions against SciPy in float64, and the promise that masked actions have probability exactly 0."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,16 @@ import scipy.special
 import scipy.stats
 from gymnax.environments import spaces
 
-from purejaxppo.distributions import Categorical, DiagGaussian, Distribution, MultiCategorical, TanhGaussian
+from purejaxppo import ConfigError
+from purejaxppo.distributions import (
+    Categorical,
+    DiagGaussian,
+    Distribution,
+    MultiCategorical,
+    TanhGaussian,
+    distribution_for,
+)
+from purejaxppo.environments import MultiDiscrete
 
 MASKS = np.array([mask for mask in itertools.product([False, True], repeat=4) if any(mask)])  # [15, 4]
 BELOW_1 = np.nextafter(np.float32(1), np.float32(0))
@@ -441,7 +451,7 @@ def test_an_open_box_clips_nothing():
 def test_only_choices_can_be_masked():
     normal = gaussian(7)
     for dist in (normal, TanhGaussian(normal)):
-        with pytest.raises(ValueError, match="discrete"):
+        with pytest.raises(ValueError, match="only choices can be masked"):
             dist.masked(jnp.ones((50, 3), bool))
 
 
@@ -450,3 +460,46 @@ def test_all_are_distributions():
     every = Categorical.from_logits(jnp.zeros(3)), multi_categorical(8)[1], normal, TanhGaussian(normal)
     assert all(isinstance(dist, Distribution) for dist in every)
     assert not isinstance(jnp.zeros(3), Distribution)
+
+
+KINDS = {"categorical": Categorical, "multi_categorical": MultiCategorical, "gaussian": DiagGaussian}
+KINDS |= {"tanh_gaussian": TanhGaussian}
+SUITABLE = [
+    (spaces.Discrete(5), ["categorical"]),
+    (MultiDiscrete((2, 5, 3)), ["multi_categorical"]),
+    (spaces.Box(-1, 2, (2, 3)), ["gaussian", "tanh_gaussian"]),
+    (spaces.Box(np.float32([-1, -np.inf]), np.float32([1, 1]), (2,)), ["gaussian"]),
+]
+
+
+@pytest.mark.parametrize(("space", "suitable"), SUITABLE, ids=lambda x: type(x).__name__)
+def test_a_space_has_the_distributions_that_suit_it_the_first_by_default(space, suitable):
+    assert distribution_for(space) is distribution_for(space, "auto") is KINDS[suitable[0]]
+    for name, kind in KINDS.items():
+        if name in suitable:
+            assert distribution_for(space, name) is kind
+            continue
+        words = ", ".join(map(repr, ["auto", *suitable]))
+        with pytest.raises(ConfigError, match=re.escape(f"distribution='{name}': must be one of {words}, for the ac")):
+            distribution_for(space, name)
+
+
+@pytest.mark.parametrize(
+    ("space", "name"), [(space, name) for space, suitable in SUITABLE for name in suitable], ids=lambda x: str(x)[:20]
+)
+def test_of_any_numbers_of_the_right_count_it_draws_actions_of_the_space(space, name):
+    kind = distribution_for(space, name)
+    rng = np.random.default_rng(0)
+    params, free = (np.float32(rng.normal(size=n)) for n in ((50, kind.num_params(space)), kind.num_free(space)))
+    distribution = kind.from_params(jnp.asarray(params), jnp.asarray(free) if free.size else None, space)
+    event = distribution.mode().shape[1:]
+    action = distribution.sample(jnp.float32(rng.random((50, *event))))
+    assert distribution.entropy.shape == distribution.log_prob(action).shape == (50,)
+    taken = distribution.to_env(action, space)
+    assert taken.shape == (50, *space.shape)
+    assert np.all(jax.vmap(space.contains)(taken))
+    assert len(np.unique(np.asarray(taken).reshape(50, -1), axis=0)) > 4
+    if free.size:  # the spread is the same for all observations
+        normal = getattr(distribution, "normal", distribution)
+        np.testing.assert_array_equal(normal.log_std, np.broadcast_to(free, (50, free.size)))
+        np.testing.assert_array_equal(normal.mean, params)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from purejaxppo.policies import policy_table
 
-from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, train
-from purejaxppo.evaluation import EVALUATION
+from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, act, evaluate, init, optimality, train
+from purejaxppo.evaluation import EVALUATION, score
+from purejaxppo.ppo import bind
 from tests.support import probes
 
 KEY = jax.random.key(3)
@@ -52,7 +52,7 @@ def test_random_numbers_differ_from_those_of_training(state):
     assert not np.any(np.all(parts == own[None], axis=-1))
     # And so the first cells are others than those of as many training environments from the same key.
     trained_from = np.asarray(init(LIMITED, KEY).runners.obs)
-    best = np.asarray(policy_table(LIMITED, state.agent).action.mode())
+    best = np.asarray(bind(LIMITED).table(state.agent).distribution.mode())
     prize = {"M": 5, "m": 4, "D": -5}
     env = GridWorld("treasure")
     first_rewards = [
@@ -79,27 +79,61 @@ def test_a_wrong_number_of_episodes_is_refused(state, num_episodes):
 
 def test_act_takes_one_observation_or_any_batch(state):
     cells = jnp.arange(31)
-    actions = act(CONFIG, state, cells)
+    actions, memory = act(CONFIG, state, cells)
+    assert memory == ()
     assert actions.shape == (31,)
     assert actions.dtype == jnp.int32
-    assert act(CONFIG, state, 5).shape == ()
-    assert act(CONFIG, state, 5) == actions[5]
-    np.testing.assert_array_equal(act(CONFIG, state, cells[:30].reshape(5, 6)), actions[:30].reshape(5, 6))
-    np.testing.assert_array_equal(actions, policy_table(CONFIG, state.agent).action.mode())
+    assert act(CONFIG, state, 5)[0].shape == ()
+    assert act(CONFIG, state, 5)[0] == actions[5]
+    np.testing.assert_array_equal(act(CONFIG, state, cells[:30].reshape(5, 6))[0], actions[:30].reshape(5, 6))
+    np.testing.assert_array_equal(actions, bind(CONFIG).table(state.agent).distribution.mode())
 
 
 def test_act_with_a_key_samples_the_policy(state):
-    table = policy_table(CONFIG, state.agent)
-    cell = int(np.argmax(table.action.entropy))
-    actions = np.asarray(act(CONFIG, state, jnp.full(20_000, cell), KEY))
+    distribution = bind(CONFIG).table(state.agent).distribution
+    cell = int(np.argmax(distribution.entropy))
+    actions = np.asarray(act(CONFIG, state, jnp.full(20_000, cell), key=KEY)[0])
     share = np.bincount(actions, minlength=4) / 20_000
-    np.testing.assert_allclose(share, np.exp(table.action.log_probs[cell]), atol=0.02)
+    np.testing.assert_allclose(share, np.exp(distribution.log_probs[cell]), atol=0.02)
 
 
 def test_act_on_boxes_and_wrong_shapes():
     config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
     state = init(config, KEY)
-    assert act(config, state, np.zeros(4)).shape == ()
-    assert act(config, state, np.zeros((3, 2, 4))).shape == (3, 2)
+    assert act(config, state, np.zeros(4))[0].shape == ()
+    assert act(config, state, np.zeros((3, 2, 4)))[0].shape == (3, 2)
     with pytest.raises(ConfigError, match=r"obs: has shape \(3,\)"):
         act(config, state, np.zeros(3))
+
+
+def test_the_state_of_many_agents_is_refused():
+    states = jax.eval_shape(jax.vmap(init, in_axes=(None, 0)), CONFIG, jax.random.split(KEY, 3))
+    said = r"state: must be of one agent, not of \[3\]; jax\.tree\.map\(.*\) is the first, jax\.vmap maps over all"
+    calls = {
+        "evaluate": lambda state: evaluate(CONFIG, state, KEY, num_episodes=2),
+        "act": lambda state: act(CONFIG, state, jnp.arange(3)),
+        "optimality": lambda state: optimality(CONFIG, state),
+        "score": lambda state: score(CONFIG, state, KEY, num_episodes=2),
+    }
+    for call in calls.values():
+        with pytest.raises(ConfigError, match=said):
+            jax.eval_shape(call, states)
+        jax.eval_shape(call, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states))
+    optima = jax.eval_shape(jax.vmap(calls["optimality"]), states)
+    assert optima.gap.shape == (3,)
+
+
+def test_score_is_the_exact_return_where_it_is_known_and_else_the_mean_of_the_greedy_episodes(state):
+    got = score(CONFIG, state, KEY, num_episodes=16)
+    exact = optimality(CONFIG, state)
+    assert got["score"] == got["expected_return"] == exact.expected_return
+    assert {name: got[name] for name in exact._fields} == exact._asdict()
+    config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
+    beginner = init(config, KEY)
+    got = score(config, beginner, KEY, num_episodes=16)
+    assert set(got) == {"score", "greedy_return", "greedy_length", "sampled_return", "sampled_length"}
+    for name, key in zip(("greedy", "sampled"), jax.random.split(KEY), strict=True):
+        episodes = evaluate(config, beginner, key, num_episodes=16, greedy=name == "greedy")
+        np.testing.assert_allclose(got[f"{name}_return"], np.mean(episodes.episode_return))
+        np.testing.assert_allclose(got[f"{name}_length"], np.mean(episodes.episode_length))
+    assert got["score"] == got["greedy_return"] != got["sampled_return"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo.losses import Batch, explained_variance, ppo_loss, standardize
+from purejaxppo.losses import Batch, explained_variance, normalize_weight, ppo_loss, standardize
 
 SIZE = 32
 SIZES = 1, 7, 128, 1000
@@ -56,14 +56,15 @@ def reference(
         one = min(ratio * advantage, min(max(ratio, 1 - clip_eps), 1 + clip_eps) * advantage)
         if dual_clip is not None and advantage < 0:
             one = max(one, dual_clip * advantage)
-        surrogate += one
+        weight = 1.0 if isinstance(batch.weight, tuple) else float(batch.weight[i])
+        surrogate += weight * one
         error = error_of(v - target)
         if clip_value:
             error = max(error, error_of(v_old + min(max(v - v_old, -clip_eps), clip_eps) - target))
         value_error += error
-        total_entropy += float(entropy[i])
-        kl += np.expm1(new - old) - (new - old)
-        clipped += not 1 - clip_eps <= ratio <= 1 + clip_eps
+        total_entropy += weight * float(entropy[i])
+        kl += weight * (np.expm1(new - old) - (new - old))
+        clipped += weight * (not 1 - clip_eps <= ratio <= 1 + clip_eps)
     n = len(log_prob)
     policy_loss, value_loss, mean_entropy = -surrogate / n, value_error / n, total_entropy / n
     loss = policy_loss + vf_coef * value_loss - ent_coef * mean_entropy
@@ -107,6 +108,72 @@ def test_dual_clip_and_huber_are_their_formulas(clip_value, dual_clip, huber_del
     assert loss != plain or (dual_clip, huber_delta) == (None, None)
     far, _ = loss_of(*inputs, **COEFFICIENTS, clip_value=clip_value, dual_clip=1e4, huber_delta=1e4)
     np.testing.assert_array_equal(far, plain)
+
+
+WEIGHT = np.float32(np.random.default_rng(9).random(SIZE) * (np.arange(SIZE) % 3 > 0))
+WEIGHT /= WEIGHT.mean()
+
+
+@pytest.mark.parametrize("clip_value", [False, True])
+@pytest.mark.parametrize(("dual_clip", "huber_delta"), [(None, None), (1.5, 0.7)])
+def test_weights_multiply_every_part_but_the_value_loss(clip_value, dual_clip, huber_delta):
+    kwargs = {**COEFFICIENTS, "clip_value": clip_value, "dual_clip": dual_clip, "huber_delta": huber_delta}
+    for seed in range(4):
+        *now, batch = random_inputs(seed, spread=1.0)
+        weighted = batch._replace(weight=jnp.asarray(WEIGHT))
+        loss, metrics = loss_of(*now, weighted, **kwargs)
+        expected_loss, expected_metrics = reference(*now, weighted, **kwargs)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-5, atol=1e-5)
+        _, plain = loss_of(*now, batch, **kwargs)
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, expected_metrics[name], rtol=1e-5, atol=2e-6, err_msg=name)
+            assert (value == plain[name]) == (name == "value_loss")
+        ones, _ = loss_of(*now, batch._replace(weight=jnp.ones(SIZE)), **kwargs)
+        np.testing.assert_allclose(ones, loss_of(*now, batch, **kwargs)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_a_sample_of_weight_0_teaches_the_value_alone():
+    *now, batch = random_inputs(6, spread=1.0)
+    of_log_prob, of_entropy, of_value = gradients(*now, batch._replace(weight=jnp.asarray(WEIGHT)), **COEFFICIENTS)
+    plain = gradients(*now, batch, **COEFFICIENTS)
+    np.testing.assert_allclose(of_log_prob, plain[0] * WEIGHT, rtol=1e-5)
+    np.testing.assert_allclose(of_entropy, plain[1] * WEIGHT, rtol=1e-5)
+    assert np.any(plain[0][WEIGHT == 0] != 0)
+    assert np.all(of_log_prob[WEIGHT == 0] == 0)
+    np.testing.assert_array_equal(of_value, plain[2])
+    assert np.all(of_value[WEIGHT == 0] != 0)
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0, 100.0])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_standardize_by_weights(shift, scale):
+    x = np.float32(scale * (np.random.default_rng(1).normal(size=SIZE) + shift))
+    mean = np.average(np.float64(x), weights=WEIGHT)
+    spread = np.sqrt(np.average((np.float64(x) - mean) ** 2, weights=WEIGHT))
+    np.testing.assert_allclose(standardize(x, jnp.asarray(WEIGHT)), (x - mean) / spread, rtol=2e-3, atol=2e-3)
+    # It is the standardising of the samples that count, each as often as it does.
+    times = np.repeat(x, 2 * (np.arange(SIZE) % 3))
+    of_many = np.unique(standardize(times))
+    counts = np.float32(np.arange(SIZE) % 3)
+    actual = standardize(x, normalize_weight(jnp.asarray(counts)))
+    np.testing.assert_allclose(np.unique(actual[counts > 0]), of_many, rtol=2e-3, atol=2e-3)
+
+
+def test_weights_of_mean_1():
+    counts = jnp.array([0.0, 1.0, 3.0, 0.0])
+    np.testing.assert_allclose(normalize_weight(counts), [0, 1, 3, 0])
+    np.testing.assert_allclose(normalize_weight(1e-3 * counts), [0, 1, 3, 0], rtol=1e-6)
+    np.testing.assert_array_equal(normalize_weight(jnp.zeros(4)), np.zeros(4))
+
+
+def test_where_nothing_counts_only_the_value_is_taught():
+    *now, batch = random_inputs(7, spread=1.0)
+    zeros = jnp.zeros(SIZE)
+    nothing = batch._replace(weight=zeros, advantage=standardize(batch.advantage, zeros))
+    of_log_prob, of_entropy, of_value = gradients(*now, nothing, **COEFFICIENTS)
+    assert np.all(of_log_prob == 0)
+    assert np.all(of_entropy == 0)
+    np.testing.assert_array_equal(of_value, gradients(*now, batch, **COEFFICIENTS)[2])
 
 
 def test_dual_clip_cuts_the_gradient_of_large_ratios_only_where_the_advantage_is_negative():

@@ -1,19 +1,27 @@
 """Running statistics against those of all data at once in float64, and what may see them."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import MLP, Config, act, evaluate, init, ppo, train, update
-from purejaxppo.normalizers import Moments, add, no_moments, no_reward_scale, normalize, scale_rewards
+from purejaxppo import MLP, Config, act, evaluate, init, train, update
+from purejaxppo.normalizers import (
+    Moments,
+    init_moments,
+    init_reward_scale,
+    normalize,
+    scale_rewards,
+    update_moments,
+)
 from tests.support import probes
-from tests.support.small import assert_trees_close, collect, quickly
+from tests.support.small import assert_trees_close, collect, objective, quickly
 
 KEY = jax.random.key(11)
-add_all, scale, loss = (partial(quickly, function) for function in (add, scale_rewards, ppo._loss))
+add_all, scale = (partial(quickly, function) for function in (update_moments, scale_rewards))
 
 
 @pytest.mark.parametrize("offset", [0.0, -3.0, 1e4])
@@ -22,7 +30,7 @@ def test_moments_are_those_of_everything_seen(offset, spread):
     rng = np.random.default_rng(0)
     # What is seen later is spread otherwise: the means and variances of the batches differ.
     batches = [np.float32(offset + spread * (i % 5 - 2 + rng.normal(size=(64, 3)))) for i in range(40)]
-    moments = no_moments({"a": jnp.zeros(3), "b": (jnp.zeros(()),)})
+    moments = init_moments({"a": jnp.zeros(3), "b": (jnp.zeros(()),)})
     for i, x in enumerate(batches):
         moments = add_all(moments, {"a": x, "b": (2 * x[:, 0],)})
         if i not in (0, 1, 39):
@@ -39,17 +47,17 @@ def test_moments_are_those_of_everything_seen(offset, spread):
 
 def test_batches_of_other_sizes_and_of_one():
     x = np.float32(np.random.default_rng(1).normal(size=(30, 2)))
-    moments = no_moments(jnp.zeros(2))
+    moments = init_moments(jnp.zeros(2))
     for part in np.split(x, [1, 2, 17]):
-        moments = add(moments, jnp.asarray(part))
+        moments = update_moments(moments, jnp.asarray(part))
     np.testing.assert_allclose(moments.mean, np.float64(x).mean(axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(moments.variance, np.float64(x).var(axis=0), rtol=1e-5)
 
 
 def test_a_long_run_does_not_drift():
     x = np.float32(5 + np.random.default_rng(2).normal(size=(256, 1)))
-    moments = no_moments(jnp.zeros(1))
-    final, _ = jax.lax.scan(lambda moments, _: (add(moments, x), None), moments, length=5000)
+    moments = init_moments(jnp.zeros(1))
+    final, _ = jax.lax.scan(lambda moments, _: (update_moments(moments, x), None), moments, length=5000)
     assert final.seen == 256 * 5000
     np.testing.assert_allclose(final.mean, np.float64(x).mean(axis=0), rtol=1e-4)
     np.testing.assert_allclose(final.variance, np.float64(x).var(axis=0), rtol=1e-3)
@@ -70,7 +78,7 @@ def test_normalized():
 
 def test_nothing_seen_changes_nothing():
     x = jnp.array([-9.0, 0.0, 3.5])
-    np.testing.assert_allclose(normalize(no_moments(x), x), x, rtol=1e-6)
+    np.testing.assert_allclose(normalize(init_moments(x), x), x, rtol=1e-6)
 
 
 class Returns:
@@ -92,7 +100,7 @@ class Returns:
 @pytest.mark.parametrize("size", [1.0, 1e3])
 def test_rewards_are_scaled_as_a_loop_does(gamma, size):
     rng = np.random.default_rng(3)
-    loop, state = Returns(4, gamma), no_reward_scale(4)
+    loop, state = Returns(4, gamma), init_reward_scale(4)
     for i in range(5):
         reward = np.float32(size * (rng.normal(size=(6, 4)) + 0.3))
         reward[2, 1] += 100 * size * (i == 4)  # one that is clipped
@@ -109,7 +117,7 @@ def test_nothing_leaks_across_episodes_and_the_last_reward_counts():
     done = np.zeros((4, 1), bool)
     done[1] = True
     one, two = np.float32([[1], [2], [3], [4]]), np.float32([[1], [50], [3], [4]])
-    (a, _), (b, _) = (scale(no_reward_scale(1), reward, done, 0.5) for reward in (one, two))
+    (a, _), (b, _) = (scale(init_reward_scale(1), reward, done, 0.5) for reward in (one, two))
     np.testing.assert_array_equal(a.discounted, b.discounted)
     np.testing.assert_allclose(a.discounted, [4 + 3 / 2])
     for state, totals in ((a, [1, 2.5, 3, 5.5]), (b, [1, 50.5, 3, 5.5])):
@@ -157,7 +165,7 @@ def values_in_numpy(state, obs):
     networks = jax.tree.map(np.float64, state.params["params"]["networks"])
     mean, variance = np.float64(state.obs_moments.mean), np.float64(state.obs_moments.variance)
     x = np.clip((np.float64(obs) - mean) / np.sqrt(variance + 1e-8), -10, 10)
-    ends = [np.tanh(x @ torso.hidden[0].kernel + torso.hidden[0].bias) for torso in networks.torsos]
+    ends = [np.tanh(x @ torso.layers[0].kernel + torso.layers[0].bias) for torso in networks.torsos]
     return ends[0] @ networks.policy.kernel + networks.policy.bias, (ends[1] @ networks.value.kernel)[
         ..., 0
     ] + networks.value.bias[0]
@@ -171,19 +179,23 @@ def test_what_acts_and_what_learns_see_the_same(run):
         log_prob = np.take_along_axis(logits, np.asarray(t.action)[..., None], -1)[..., 0]
         log_prob -= np.log(np.exp(logits).sum(axis=-1))
         np.testing.assert_allclose(t.log_prob, log_prob, rtol=1e-3, atol=1e-4)
-        _, metrics = loss(CONFIG, state.agent, jax.tree.map(lambda leaf: leaf[:8], batch))
+        _, metrics = objective(CONFIG, state.agent, jax.tree.map(lambda leaf: leaf[:8], batch))
         assert abs(metrics["approx_kl"]) < 1e-6
         assert metrics["clip_fraction"] == 0
 
 
+def as_rewards(reward, value, next_value, terminated, done, *, gamma, gae_lambda):
+    """Advantages and targets that are the rewards, as estimators get them."""
+    return reward, reward
+
+
 def test_rewards_of_a_run(run):
-    states, collected = run
+    states, _ = run
     loop = Returns(4, CONFIG.gamma)
-    plain = jax.jit(lambda state: ppo.rollout(CONFIG, state.agent, state.runners, jax.random.split(state.key, 3)[0]))
-    for before, after, (_, t, _) in zip(states, states[1:], collected, strict=False):
-        reward = np.asarray(plain(before)[1].reward)
-        np.testing.assert_array_equal(reward, 1)
-        np.testing.assert_allclose(t.reward, loop.scaled(reward, t.done), rtol=1e-3)
+    for before, after in pairwise(states):
+        _, t, batch = collect(CONFIG.replace(advantage=as_rewards), before)
+        np.testing.assert_array_equal(t.reward, 1)  # transitions tell what the environment paid
+        np.testing.assert_allclose(batch.target.reshape(8, 4), loop.scaled(t.reward, t.done), rtol=1e-3)
         np.testing.assert_allclose(after.reward_scale.discounted, loop.running, rtol=1e-4)
         ended = np.asarray(t.episode_return)[np.asarray(t.done)]
         assert np.all(ended == np.round(ended))  # episodes are told in the environment's rewards
@@ -194,11 +206,11 @@ def test_evaluation_uses_the_moments_of_the_state(run):
     state = run[0][-1]
     obs = np.float32(2 * np.random.default_rng(0).normal(size=(200, 2)))
     logits, _ = values_in_numpy(state, obs)
-    np.testing.assert_array_equal(act(CONFIG, state, obs), np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(act(CONFIG, state, obs)[0], np.argmax(logits, axis=-1))
     moved = state._replace(obs_moments=state.obs_moments._replace(mean=state.obs_moments.mean + 5))
     logits_moved, _ = values_in_numpy(moved, obs)
     assert np.any(np.argmax(logits, axis=-1) != np.argmax(logits_moved, axis=-1))
-    np.testing.assert_array_equal(act(CONFIG, moved, obs), np.argmax(logits_moved, axis=-1))
+    np.testing.assert_array_equal(act(CONFIG, moved, obs)[0], np.argmax(logits_moved, axis=-1))
 
 
 def test_evaluation_plays_by_the_moments_and_returns_rewards_as_they_are():

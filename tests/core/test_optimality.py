@@ -17,10 +17,10 @@ from purejaxppo import (
     init,
     optimality,
     planning,
-    policies,
     train,
     update,
 )
+from purejaxppo.ppo import bind
 from tests.support import reference
 from tests.support.small import leaves_of
 
@@ -54,11 +54,11 @@ def state():
 
 def expected_optimality(config, state, greedy):
     """All fields in double precision, from a table of what the networks say."""
-    model = reference.in_numpy(policies.tabular_model(config))
-    table = policies.policy_table(config, state.agent)
-    policy, critic = np.exp(np.float64(table.action.log_probs)), np.float64(table.value)
+    model = reference.in_numpy(bind(config).task.tabular_model())
+    table = bind(config).table(state.agent)
+    policy, critic = np.exp(np.float64(table.distribution.log_probs)), np.float64(table.value)
     mode = policy.argmax(axis=1)
-    horizon = policies.environment(config)[1].max_steps_in_episode
+    horizon = bind(config).task.horizon
     returned, _, success = reference.played(model, [np.eye(4)[mode] if greedy else policy] * horizon)
     best = reference.best_return(model, horizon)
     counts = reference.visited(model)
@@ -78,7 +78,7 @@ def test_every_field_is_what_numpy_says(state, config, greedy):
 
 
 def test_some_states_are_out_of_reach_and_some_choices_are_wrong(state):
-    model = policies.tabular_model(CONFIG)
+    model = bind(CONFIG).task.tabular_model()
     assert 0 < np.sum(planning.reachable(model)) < len(model.start) - 3
     early = optimality(CONFIG, init(CONFIG, KEY), greedy=False)
     late = optimality(CONFIG, state, greedy=False)
@@ -92,11 +92,11 @@ def test_some_states_are_out_of_reach_and_some_choices_are_wrong(state):
 @pytest.mark.parametrize("config", [CONFIG, LAKE], ids=["map", "lake"])
 def test_episodes_return_what_is_expected(state, config, greedy):
     state = state if config is CONFIG else init(config, KEY)
-    model = policies.tabular_model(config)
-    policy, _ = policies.policy_in(config, state.agent, model)
+    model = bind(config).task.tabular_model()
+    policy, _ = bind(config).in_model(state.agent, model)
     if greedy:
         policy = jax.nn.one_hot(jnp.argmax(policy, axis=1), 4)
-    exact = planning.expected_return(model, policy, policies.environment(config)[1].max_steps_in_episode)
+    exact = planning.expected_return(model, policy, bind(config).task.horizon)
     num_episodes = 20_000
     episodes = jax.device_get(evaluate(config, state, jax.random.key(5), num_episodes=num_episodes, greedy=greedy))
     for sample, mean in (
@@ -171,7 +171,7 @@ def drawn(config, logits, value):
 
 
 def test_the_best_policy_and_its_critic_are_faultless():
-    model = policies.tabular_model(TABLE)
+    model = bind(TABLE).task.tabular_model()
     best = planning.value_iteration(model, 1.0)
     logits, reached = 50.0 * np.asarray(best.is_optimal.at[:, :].set(first(best.is_optimal))), visited_of(model)
     for greedy in (True, False):
@@ -243,11 +243,11 @@ def test_exact_return_is_that_of_the_sampled_policy_after_each_update():
     config = CONFIG.replace(exact_return=True)
     final, metrics = trained(config)
     assert metrics["expected_return"].shape == (config.num_updates,)
-    model = policies.tabular_model(config)
+    model = bind(config).task.tabular_model()
     state = init(config, KEY)
     for i in range(config.num_updates):
         state, now = update(config, state)
-        policy, _ = policies.policy_in(config, state.agent, model)
+        policy, _ = bind(config).in_model(state.agent, model)
         expected = planning.expected_return(model, policy, SLIP.max_steps_in_episode).episode_return
         np.testing.assert_allclose(now["expected_return"], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(metrics["expected_return"][i], expected, rtol=1e-3, atol=1e-3)
@@ -302,7 +302,7 @@ def discounted_until(model, policy, horizon, gamma):
 
 
 def test_corridor_has_one_policy_and_two_values():
-    model = policies.tabular_model(ENDLESS)
+    model = bind(ENDLESS).task.tabular_model()
     policy = np.float64(model.mask)
     np.testing.assert_array_equal(policy.sum(axis=1), 1)
     infinite = reference.solved(reference.in_numpy(model), policy, 0.9)
@@ -312,8 +312,8 @@ def test_corridor_has_one_policy_and_two_values():
 
 
 def test_critic_converges_to_the_value_without_a_time_limit():
-    state, model = trained(ENDLESS)[0], policies.tabular_model(ENDLESS)
-    policy, critic = policies.policy_in(ENDLESS, state.agent, model)
+    state, model = trained(ENDLESS)[0], bind(ENDLESS).task.tabular_model()
+    policy, critic = bind(ENDLESS).in_model(state.agent, model)
     value = planning.policy_evaluation(model, policy, ENDLESS.gamma)
     np.testing.assert_allclose(critic[ACTED_IN], value[ACTED_IN], rtol=0.03, atol=0.05)
     finite = discounted_until(reference.in_numpy(model), np.float64(policy), LIMIT, ENDLESS.gamma)

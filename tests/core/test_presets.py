@@ -1,13 +1,13 @@
 """Named configurations from TOML files."""
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams, preset, presets
-from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams, make, make_task
+from purejaxppo.environments import make, make_task
+from purejaxppo.tables import dumps
 from tests.support.flags import parse
 
 
@@ -40,7 +40,8 @@ def test_fields_can_be_changed():
 def test_a_file_of_ones_own(tmp_path):
     (tmp_path / "map.txt").write_text("S.M\n.D.\n")
     path = tmp_path / "mine.toml"
-    path.write_text(f'env = "{tmp_path}/map.txt"\nlr = 1\nhidden_sizes = [3]\n[env_params]\nslip = 0.5\n')
+    network = '[network]\ntype = "mlp"\nhidden_sizes = [3]\n'
+    path.write_text(f'env = "{tmp_path}/map.txt"\nlr = 1\n{network}[env_params]\nslip = 0.5\n')
     expected = Config(
         env=GridWorld("S.M\n.D."), lr=1.0, network=MLP(hidden_sizes=(3,)), env_params=GridWorldParams(slip=0.5)
     )
@@ -64,6 +65,15 @@ def test_a_file_of_ones_own(tmp_path):
         ('[env]\ntype = "GridWorld"\nlayuot = "S.M"', "unknown GridWorld field 'layuot'; did you mean 'layout'"),
         ('[env]\ntype = "GridWorld"\nlayout = "S.D"', "line 1, column 1"),
         ('[env]\ntype = "RandomGridWorld"\nheight = 2.5', r"env\.height=2\.5: must be of type int"),
+        ("[network]", r"network\.type=None: must be one of 'mlp', 'cnn', 'gru', or of the form 'module:Class'"),
+        ('network = "mpl"', "unknown network 'mpl'; did you mean 'mlp'"),
+        ('[network]\ntype = "mpl"', r"network\.type='mpl': must be one of 'mlp', 'cnn', 'gru'"),
+        ('[network]\ntype = "mlp"\nchannels = [3]', "unknown mlp field 'channels'"),
+        ('[network]\ntype = "mlp"\nhidden_sizes = 3', r"network\.hidden_sizes=3: must be of type list"),
+        ('[network]\ntype = "mlp"\nhidden_sizes = [0]', r"hidden_sizes=\(0,\): must be a sequence of integers >= 1"),
+        ('[network]\ntype = "mlp"\nactivation = "gelu"', "activation='gelu': must be one of 'tanh', 'relu'"),
+        ('optimizer = "adan"', "optimizer='adan': must be one of 'adam'"),
+        ('info = "x"', "info='x': must be a sequence of words"),
         ('[env]\ntype = "RandomGridWorld"\nheight = true', r"env\.height=True: must be of type int"),
         ("lr = " + "[" * 100_000, "cannot be read as TOML"),
     ],
@@ -103,76 +113,12 @@ def test_the_presets_parameters_stay_with_its_environment(tmp_path):
     assert config.env_params is None
 
 
-WRITTEN = {
-    "the defaults": Config(),
-    "the main job": preset("treasure"),
-    "the video's": preset("serrano"),
-    "everything changed": Config(
-        env="CartPole-v1",
-        total_timesteps=2**40,
-        num_envs=np.int64(3),
-        num_steps=5,
-        num_epochs=2,
-        num_minibatches=1,
-        network=MLP(hidden_sizes=()),
-        activation="relu",
-        lr_schedule="cosine",
-        lr_end=1e-5,
-        target_kl=0.02,
-        normalize_advantage=np.bool_(False),
-        clip_value=True,
-        lr=jnp.float32(0.1),
-        gamma=1,
-        gae_lambda=0.0,
-        clip_eps=1e-30,
-        vf_coef=1e30,
-        ent_coef=1 / 3,
-        max_grad_norm=3.4e38,
-    ),
-    "a map": Config(env=GridWorld("S.M\n.D.", mask_blocked=False), exact_return=True),
-    "a map of one line": Config(env=GridWorld("S.M")),
-    "coordinates": Config(env=GridWorld("maze", "coordinates"), env_params=GridWorldParams(slip=np.float32(0.3))),
-    "random maps": Config(env=RandomGridWorld(2, 3), env_params=RandomGridWorldParams(dragon_density=0.25)),
-}
-
-
-@pytest.mark.parametrize("config", WRITTEN.values(), ids=WRITTEN)
-def test_what_is_written_loads_equal(config, tmp_path):
-    text = presets.dumps(config)
-    assert presets.loads(text) == config
-    assert presets.dumps(presets.loads(text)) == text
-    path = tmp_path / "config.toml"
-    path.write_text(text)
-    assert preset(path) == config
-    assert preset(path, lr=0.5) == config.replace(lr=0.5)
-    assert parse(["train", "--preset", str(path)])[0] == config
-
-
-@pytest.mark.parametrize("env", sorted(set(gymnax.registered_envs) - {"MNISTBandit-bsuite"}))
-def test_parameters_of_every_environment_can_be_written(env):
-    params = make(env).default_params
-    try:
-        config = Config(env=env, env_params=params)
-    except ConfigError:
-        pytest.skip("it cannot be trained on")
-    found = presets.loads(presets.dumps(config)).env_params
-    assert type(found) is type(params)
-    assert jax.tree.all(jax.tree.map(np.array_equal, found, params))
-    longer = config.replace(env_params=params.replace(max_steps_in_episode=7))
-    assert presets.loads(presets.dumps(longer)).env_params.max_steps_in_episode == 7
-
-
-def test_an_array_that_is_not_the_default_cannot_be_written():
-    params = make("Acrobot-v1").default_params.replace(available_torque=jnp.array([-2.0, 0, 2.0]))
-    with pytest.raises(ConfigError, match=r"env_params\.available_torque=.*must be a single number"):
-        presets.dumps(Config(env="Acrobot-v1", env_params=params))
-
-
 def test_flags_change_what_a_file_has_as_a_table(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text(presets.dumps(WRITTEN["coordinates"]))
+    written = Config(env=GridWorld("maze", "coordinates"), env_params=GridWorldParams(slip=0.3))
+    path.write_text(dumps(written))
     config, _ = parse(["train", "--preset", str(path), "--env-params", "money=9", "--num-envs", "8"])
-    expected = WRITTEN["coordinates"].env_params.replace(money=9.0)
-    assert config == WRITTEN["coordinates"].replace(num_envs=8, env_params=expected)
+    expected = written.env_params.replace(money=9.0)
+    assert config == written.replace(num_envs=8, env_params=expected)
     config, _ = parse(["train", "--preset", str(path), "--env", "CartPole-v1"])
     assert (config.env, config.env_params) == ("CartPole-v1", None)

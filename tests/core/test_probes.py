@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from purejaxppo.policies import evaluate_networks
 
 from purejaxppo import MLP, Config, act, train
+from purejaxppo.ppo import bind
 from tests.support import probes
 
 GAMMA = 0.9
@@ -25,10 +25,10 @@ def learn(env):
     state, _ = train(config, jax.random.key(0))
 
     def value(obs):
-        return evaluate_networks(config, state.agent, jnp.float32([[obs]]))[0].value.item()
+        return bind(config).step(state.agent, jnp.float32([[obs]]))[0].value.item()
 
     def best(obs):
-        return int(act(config, state, jnp.float32([obs])))
+        return int(act(config, state, jnp.float32([obs]))[0])
 
     return value, best
 
@@ -73,5 +73,5 @@ def test_truncation_is_bootstrapped(gae_lambda):
         network=MLP(hidden_sizes=(16,)),
     )
     state, _ = train(config, jax.random.key(0))
-    value = evaluate_networks(config, state.agent, jnp.zeros((1, 1)))[0].value[0]
+    value = bind(config).step(state.agent, jnp.zeros((1, 1)))[0].value[0]
     np.testing.assert_allclose(value, 1 / (1 - GAMMA), rtol=0.03)

@@ -41,7 +41,7 @@ def test_ends_are_exact_and_it_stays_at_the_last(kind):
 def test_every_scheduled_number_reaches_its_end_after_the_last_update(name, kind):
     changes = {"lr_schedule": "constant"} | {f"{name}_schedule": kind, f"{name}_end": 0.5, name: 0.1}
     config = CONFIG.replace(**changes)
-    at = jax.jit(lambda config, num_updates: ppo.at_update(config, num_updates))
+    at = jax.jit(ppo.rates_at)
     for num_updates in range(6):
         now = at(config, jnp.int32(num_updates))
         expected = CLOSED_FORMS[kind](0.1, 0.5, min(num_updates / 4, 1))  # there are 4 updates
@@ -65,7 +65,7 @@ def test_ends_may_be_traced_and_mapped_over():
 def test_an_end_without_a_schedule_is_refused(name):
     constant = {f"{name}_schedule": "constant"}
     for end in (0.1, jnp.array([0.0, 0.1])):
-        with pytest.raises(ConfigError, match=rf"{name}_end=.*0 unless {name}_schedule is linear or cosine"):
+        with pytest.raises(ConfigError, match=rf"{name}_end=.*0 unless {name}_schedule goes to it"):
             Config(**constant, **{f"{name}_end": end})
     assert getattr(Config(**constant, **{f"{name}_end": 0}), f"{name}_end") == 0
     with pytest.raises(ConfigError, match=rf"{name}_schedule='step': must be one of 'constant', 'linear', 'cosine'"):

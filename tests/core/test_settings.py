@@ -6,18 +6,14 @@ import pickle
 import re
 from functools import partial
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnax.environments import spaces
 
-from purejaxppo import MLP
-from purejaxppo.config import Config
+from purejaxppo import CNN, GRU, MLP, Config
 from purejaxppo.environments import GridWorldParams, RandomGridWorldParams
 from purejaxppo.errors import ConfigError, unknown_name
-from purejaxppo.keys import check_key
 from purejaxppo.settings import (
     COUNT,
     FINITE,
@@ -30,8 +26,7 @@ from purejaxppo.settings import (
     static,
     traced,
 )
-from tests.environments.test_interface import FiveValues, SixValues
-from tests.support import probes
+from tests.support.small import refused
 
 
 class Small(Settings):
@@ -52,15 +47,6 @@ class Small(Settings):
 TRACED = {"rate": 0.5, "weight": 0.0, "share": 0.5, "reward": -1.0, "steps": 10}
 
 
-def refused(cls=Small, **values):
-    """The message with which one field's value is refused, after a check that it names field and value."""
-    with pytest.raises(ConfigError) as error:
-        cls(**values)
-    ((name, value),) = values.items()
-    assert str(error.value).startswith(f"{name}={value!r}: must be "), str(error.value)
-    return str(error.value).partition(": must be ")[2]
-
-
 # Names and calls
 
 
@@ -73,6 +59,8 @@ def refused(cls=Small, **values):
         (Small, "sise", "size"),
         (GridWorldParams, "mony", "money"),
         (RandomGridWorldParams, "walls_density", "wall_density"),
+        (MLP, "hidden_size", "hidden_sizes"),
+        (CNN, "chanels", "channels"),
     ],
 )
 def test_unknown_names_suggest_the_nearest(cls, name, suggestion):
@@ -88,7 +76,7 @@ def test_unknown_name_lists_all_where_none_is_near():
     assert str(unknown_name("thing", "alpah", ["alpha", "b"])) == "unknown thing 'alpah'; did you mean 'alpha'?"
 
 
-@pytest.mark.parametrize("cls", [Config, Small, GridWorldParams, RandomGridWorldParams])
+@pytest.mark.parametrize("cls", [Config, Small, GridWorldParams, RandomGridWorldParams, MLP, CNN, GRU])
 def test_positional_arguments_are_refused(cls):
     with pytest.raises(ConfigError, match=f"{cls.__name__} takes keyword arguments only, got 'GridWorld-treasure'"):
         cls("GridWorld-treasure")
@@ -113,7 +101,7 @@ def test_config_error_is_a_value_error():
 )
 def test_out_of_range(name, bad):
     for value in bad:
-        allowed = refused(**{name: value})
+        allowed = refused(Small, **{name: value})
         assert re.match(r"a finite number >=? 0|a number in \[0, 1\]|an integer >= 1", allowed)
 
 
@@ -127,30 +115,30 @@ def test_out_of_range(name, bad):
     ids=repr,
 )
 def test_not_a_number(name, value):
-    refused(**{name: value})
+    refused(Small, **{name: value})
 
 
 @pytest.mark.parametrize("name", [*TRACED, "size"])
 @pytest.mark.parametrize("value", [np.array(True), jnp.array(True), np.array(1 + 2j), np.array(None)], ids=repr)
 def test_array_without_axes_that_is_not_a_number(name, value):
-    refused(**{name: value})
+    refused(Small, **{name: value})
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("size", -(10**400)), ("steps", -(10**400)), ("rate", 10**400)], ids=["size", "steps", "rate"]
 )
 def test_integers_beyond_floats(name, value):
-    refused(**{name: value})
+    refused(Small, **{name: value})
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "True", 0.0, jnp.array([True])], ids=repr)
 def test_not_a_switch(value):
-    assert refused(flag=value) == "True or False"
+    assert refused(Small, flag=value) == "True or False"
 
 
 @pytest.mark.parametrize("value", ["Red", "", None, 1, ["red"], b"red"], ids=repr)
 def test_not_a_choice(value):
-    assert refused(color=value) == "one of 'red', 'blue'"
+    assert refused(Small, color=value) == "one of 'red', 'blue'"
 
 
 @pytest.mark.parametrize(
@@ -184,12 +172,34 @@ def test_arrays_are_checked_by_element_and_kept(array):
     ]:
         value = array(good)
         assert getattr(Small(**{name: value}), name) is value
-        refused(**{name: array(bad)})
+        refused(Small, **{name: array(bad)})
 
 
 @pytest.mark.parametrize("array", [np.array, jnp.array], ids=["numpy", "jax"])
 def test_arrays_of_fractions_are_not_counts(array):
-    refused(steps=array([1.5, 2.0]))
+    refused(Small, steps=array([1.5, 2.0]))
+
+
+class Chosen(Settings):
+    """A choice of a word or a function."""
+
+    how: object = static("red", "how", one_of("red", or_else="a function of numbers"))
+
+
+def double(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize("value", ["Red", "", None, 1, ["red"], type, np.ones(2)], ids=repr)
+def test_neither_a_choice_nor_a_function(value):
+    assert refused(Chosen, how=value) == "one of 'red', or a function of numbers"
+
+
+@pytest.mark.parametrize("value", ["red", double, jnp.tanh, partial(double, 3), jax.jit(double)])
+def test_functions_are_choices_where_they_are_allowed(value):
+    assert Chosen(how=value).how is value
+    assert Chosen(how=value) == Chosen(how=value)
+    refused(Small, color=value) if value != "red" else None
 
 
 def test_unchecked_fields_take_anything():
@@ -209,7 +219,8 @@ def test_tracers_pass():
     ("cls", "name"),
     [
         *((Small, name) for name in ("size", "color", "flag")),
-        *((Config, name) for name in ("num_envs", "clip_value", "env", "hidden_sizes")),
+        *((Config, name) for name in ("num_envs", "clip_value", "env", "network", "optimizer", "advantage", "info")),
+        (MLP, "hidden_sizes"),
     ],
 )
 def test_a_tracer_for_a_static_field_is_refused(cls, name):
@@ -343,132 +354,3 @@ def test_subclasses_add_fields():
     assert jax.tree.unflatten(jax.tree.structure(settings), jax.tree.leaves(settings)) == settings
     refused(Larger, more=-1)
     refused(Larger, rate=-1)
-
-
-# Config
-
-
-@pytest.mark.parametrize("cls", [Config, GridWorldParams, RandomGridWorldParams])
-def test_every_field_says_what_it_is(cls):
-    for field in dataclasses.fields(cls):
-        assert isinstance(field.metadata["static"], bool), field.name
-        assert isinstance(field.metadata["help"], str), field.name
-        assert len(field.metadata["help"]) > 5, field.name
-        getattr(cls(), field.name)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "allowed"),
-    [
-        ("total_timesteps", 0, "an integer >= 1"),
-        ("num_envs", 2.5, "an integer >= 1"),
-        ("num_steps", -1, "an integer >= 1"),
-        ("num_epochs", 0, "an integer >= 1"),
-        ("num_minibatches", "4", "an integer >= 1"),
-        ("activation", "gelu", "one of 'tanh', 'relu'"),
-        ("normalize_advantage", None, "True or False"),
-        ("clip_value", "no", "True or False"),
-        ("lr", 0.0, "a finite number > 0"),
-        ("gamma", 1.01, "a number in [0, 1]"),
-        ("gae_lambda", -0.01, "a number in [0, 1]"),
-        ("clip_eps", 0, "a finite number > 0"),
-        ("vf_coef", -1, "a finite number >= 0"),
-        ("ent_coef", -0.1, "a finite number >= 0"),
-        ("max_grad_norm", np.inf, "a finite number > 0"),
-        ("num_minibatches", 3, "a divisor of num_envs * num_steps = 512"),
-        ("num_minibatches", 1024, "a divisor of num_envs * num_steps = 512"),
-        ("total_timesteps", 511, "at least num_envs * num_steps = 512, one update"),
-        ("env_params", 1.0, "None, or parameters of GridWorld (GridWorldParams)"),
-    ],
-)
-def test_config_names_field_value_and_what_is_allowed(name, value, allowed):
-    assert refused(Config, **{name: value}) == allowed
-
-
-CARTPOLE, IMAGES, PENDULUM = {"env": "CartPole-v1"}, {"env": "Breakout-MinAtar"}, {"env": "Pendulum-v1"}
-
-
-class Unbounded(probes.Probe):
-    def action_space(self, params=None):
-        return spaces.Box(np.array([-1.0, -np.inf]), np.array([1.0, 1.0]), (2,))
-
-
-@pytest.mark.parametrize(
-    ("others", "name", "value", "allowed"),
-    [
-        (CARTPOLE, "network", "cnn", "for images of at least 3x3, but env='CartPole-v1' observes (4,)"),
-        ({}, "network", "cnn", "for images of at least 3x3, but env='GridWorld-treasure' observes ()"),
-        (IMAGES | {"channels": (8,) * 5}, "network", "cnn", "for images of at least 11x11, but env='Breakout-MinAtar'"),
-        (IMAGES | {"network": "cnn"}, "channels", (), "not empty, with network='cnn'"),
-        (IMAGES | {"network": "cnn"}, "channels", (0,), "a sequence of integers >= 1"),
-        ({}, "channels", (8,), "(16,), which is not used, with network='mlp'"),
-        ({"network": "gru"}, "channels", (8,), "(16,), which is not used, with network='gru'"),
-        ({"network": "gru"}, "hidden_sizes", (), "not empty, with network='gru'"),
-        ({"network": MLP(hidden_sizes=())}, "layer_norm", True, "False: there are no hidden layers"),
-        ({"network": MLP(hidden_sizes=())}, "shared_torso", True, "False: there are no hidden layers to share"),
-        ({"network": "gru"}, "num_minibatches", 8, "a divisor of num_envs = 4, as a network with a memory learns from"),
-        ({}, "network", "lstm", "one of 'mlp', 'cnn', 'gru', or a hashable flax module"),
-        (CARTPOLE, "squash_actions", True, "False: the actions of env='CartPole-v1' are not continuous"),
-        ({"env": Unbounded()}, "squash_actions", True, "False: the actions of env="),
-        ({}, "normalize_obs", True, "False: the observations of env='GridWorld-treasure' are indices"),
-        (CARTPOLE, "exact_return", True, "False: no model is known of env='CartPole-v1'"),
-        (CARTPOLE, "reset_pool", -1, "an integer >= 0"),
-        (CARTPOLE, "reset_pool", 1.5, "an integer >= 0"),
-        ({}, "dtype", "float16", "one of 'float32', 'bfloat16'"),
-        ({}, "layer_norm", 1, "True or False"),
-        ({}, "shared_torso", "yes", "True or False"),
-        ({}, "target_kl", 0, "a finite number > 0, or None"),
-        ({}, "target_kl", -0.1, "a finite number > 0, or None"),
-        ({}, "dual_clip", 1.0, "a finite number > 1, or None"),
-        ({}, "dual_clip", "3", "a finite number > 1, or None"),
-        ({}, "huber_delta", 0.0, "a finite number > 0, or None"),
-        ({}, "huber_delta", np.nan, "a finite number > 0, or None"),
-    ],
-)
-def test_config_names_what_does_not_fit_together(others, name, value, allowed):
-    assert refused(partial(Config, **others), **{name: value}).startswith(allowed)
-
-
-class Wrapped:
-    """As gymnax's wrappers: `step_env` is that of the environment inside, whatever the wrapper does in `step`."""
-
-    def __init__(self, env):
-        self.env = env
-
-    def __getattr__(self, name):
-        return getattr(self.env, name)
-
-
-def test_pools_need_an_environment_that_does_not_reset_itself():
-    for env in (FiveValues(), SixValues(), Wrapped(gymnax.make("CartPole-v1")[0])):
-        assert "has no step without a reset" in refused(partial(Config, env=env), reset_pool=4)
-
-
-@pytest.mark.parametrize("value", [8, "88", None, (8.0,), (True,), (0,), (8, -1), ("8",), {8}, np.array([8])], ids=repr)
-def test_hidden_sizes(value):
-    assert refused(Config, hidden_sizes=value) == "a sequence of integers >= 1"
-    assert Config(network=MLP(hidden_sizes=())).hidden_sizes == ()
-    assert Config(network=MLP(hidden_sizes=[8, 4])).hidden_sizes == (8, 4)
-
-
-def test_sizes():
-    config = Config(num_envs=6, num_steps=10, num_minibatches=4, total_timesteps=200)
-    assert (config.batch_size, config.minibatch_size, config.num_updates) == (60, 15, 3)
-    assert Config().replace(total_timesteps=512).num_updates == 1
-    assert Config().replace(total_timesteps=1023).num_updates == 1
-    assert Config().replace(total_timesteps=1024).num_updates == 2
-    single = Config(num_envs=1, num_steps=1, num_minibatches=1, total_timesteps=1)
-    assert (single.batch_size, single.minibatch_size, single.num_updates) == (1, 1, 1)
-
-
-# Keys
-
-
-def test_check_key():
-    check_key(jax.random.key(0))
-    for key in (jax.random.PRNGKey(0), 0, None, np.zeros(2, np.uint32)):
-        with pytest.raises(ConfigError, match="key: must be a typed key"):
-            check_key(key)
-    with pytest.raises(ConfigError, match=r"single key, not an array of shape \(3,\)"):
-        check_key(jax.random.split(jax.random.key(0), 3))
-    jax.vmap(lambda key: check_key(key) or jnp.zeros(()))(jax.random.split(jax.random.key(0), 3))

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from purejaxppo import (
+    MLP,
     Categorical,
     Config,
     ConfigError,
@@ -18,17 +19,15 @@ from purejaxppo import (
     Recurrent,
     TanhGaussian,
     act,
-    act_with_memory,
     describe,
     evaluate,
     gae,
     init,
-    policies,
-    ppo,
     train,
 )
+from purejaxppo.ppo import bind
 from tests.support import probes
-from tests.support.small import collect, quickly
+from tests.support.small import collect, objective, quickly
 
 KEY = jax.random.key(4)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 3, "num_minibatches": 2, "num_epochs": 2}
@@ -138,10 +137,10 @@ def test_values_and_ratios_are_those_of_the_module(run):
     state = first(states)._replace(key=KEY)
     _, t, batch = collect(config, state)
     apply = jax.jit(config.network.apply)
-    value = np.asarray(batch.value) if policies.is_recurrent(config) else np.asarray(batch.value).reshape(8, 4).T
+    value = np.asarray(batch.value) if bind(config).is_recurrent else np.asarray(batch.value).reshape(8, 4).T
     memory = jax.tree.map(lambda leaf: leaf[0], state.runners.memory)
     for i in range(8):
-        args = (memory,) if policies.is_recurrent(config) else ()
+        args = (memory,) if bind(config).is_recurrent else ()
         dist, v, *after = apply(state.params, t.obs[i, 0], *args)
         np.testing.assert_allclose(value[0, i], v, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(t.log_prob[i, 0], dist.log_probs[t.action[i, 0]], rtol=1e-4, atol=1e-5)
@@ -149,7 +148,7 @@ def test_values_and_ratios_are_those_of_the_module(run):
             memory = config.network.initial_memory() if t.done[i, 0] else after[0]
     assert np.any(t.done[:-1, 0])
     minibatch = jax.tree.map(lambda leaf: leaf[: len(leaf) // 2], batch)
-    _, metrics = quickly(ppo._loss, config, state.agent, minibatch)
+    _, metrics = objective(config, state.agent, minibatch)
     assert abs(metrics["approx_kl"]) < 1e-6
     assert metrics["clip_fraction"] == 0
 
@@ -158,20 +157,18 @@ def test_is_evaluated_and_described(run):
     config, (states, _) = run
     state = first(states)
     assert evaluate(config, state, KEY, num_episodes=3).episode_return.shape == (3,)
-    if policies.is_recurrent(config):
-        action, memory = act_with_memory(config, state, jnp.zeros((3, 2)))
-        assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(memory))
-    else:
-        action = act(config, state, jnp.zeros((3, 2)))
+    action, memory = act(config, state, jnp.zeros((3, 2)))
     assert action.shape == (3,)
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(memory))
+    assert bool(jax.tree.leaves(memory)) == bind(config).is_recurrent
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert f"parameters         {parameters:,}" in describe(config)
 
 
-def test_equal_modules_share_one_program(monkeypatch):
+def test_equal_modules_share_one_program():
     traces = []
-    monkeypatch.setattr(ppo, "gae", lambda *args, **kwargs: traces.append(1) or gae(*args, **kwargs))
-    config = CONFIGS["nnx"].replace(num_envs=2, total_timesteps=16)
+    counted = lambda *args, **kwargs: traces.append(1) or gae(*args, **kwargs)  # noqa: E731
+    config = CONFIGS["nnx"].replace(num_envs=2, total_timesteps=16, advantage=counted)
     for width, expected in [(7, 1), (7, 1), (5, 2)]:
         jax.eval_shape(train, config.replace(network=nnx.bridge.to_linen(OfNnx, 2, width)), KEY)
         assert len(traces) == expected
@@ -182,15 +179,15 @@ def test_equal_modules_share_one_program(monkeypatch):
 def test_masks_restrict_them(num_steps):
     env = GridWorld("treasure")
     config = Config(env=env, network=OneTorso(num_actions=4), **SIZES | {"num_steps": num_steps})
-    assert policies.uses_table(config, config.batch_size) == (num_steps == 16)
+    assert bind(config).uses_table(config.batch_size) == (num_steps == 16)
     state = init(config, KEY)
     mask = np.asarray(env.action_mask(jnp.arange(env.observation_space().n), None))
     assert not mask.all()
     _, t, _ = collect(config, state)
     assert np.all(mask[np.asarray(t.obs), np.asarray(t.action)])
-    table = policies.policy_table(config, state.agent)
-    np.testing.assert_array_equal(np.exp(table.action.log_probs) > 0, mask)
-    np.testing.assert_allclose(np.exp(table.action.log_probs).sum(axis=1), 1, rtol=1e-5)
+    probabilities = np.exp(bind(config).table(state.agent).distribution.log_probs)
+    np.testing.assert_array_equal(probabilities > 0, mask)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
 class Continuous(nn.Module):
@@ -209,7 +206,7 @@ def test_continuous_actions(squash):
     state, metrics = quickly(train, config, KEY)
     assert np.all(np.isfinite(metrics["value_loss"]))
     assert np.all(np.isfinite(metrics["entropy"]))
-    assert abs(act(config, state, jnp.ones(3), KEY)) <= 2
+    assert abs(act(config, state, jnp.ones(3), key=KEY)[0]) <= 2
 
 
 class Wrong(nn.Module):
@@ -270,26 +267,8 @@ def test_wrong_outputs_are_refused_before_anything_trains(network, said):
         jax.eval_shape(partial(train, config), KEY)
 
 
-@pytest.mark.parametrize("network", [OneTorso, OfNnx, lambda obs: obs, "resnet", None, OneTorso(width=[1])])
+@pytest.mark.parametrize("network", [OneTorso, OfNnx, lambda obs: obs, None, MLP, OneTorso(width=[1])])
 def test_what_is_no_network_is_refused(network):
-    with pytest.raises(
-        ConfigError, match=r"(?s)network=.*must be one of 'mlp', 'cnn', 'gru', or a hashable flax module"
-    ):
+    said = r"must be one of 'mlp', 'cnn', 'gru', a Network such as MLP\(\), or a hashable flax module"
+    with pytest.raises(ConfigError, match=f"(?s)network=.*{said}"):
         Config(network=network)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("hidden_sizes", (8,)),
-        ("activation", "relu"),
-        ("layer_norm", True),
-        ("channels", (4,)),
-        ("shared_torso", True),
-        ("squash_actions", True),
-        ("dtype", "bfloat16"),
-    ],
-)
-def test_options_of_the_built_in_networks_are_refused(name, value):
-    with pytest.raises(ConfigError, match=rf"{name}=.*must be .*, which is not used, with network=OneTorso"):
-        Config(env="Pendulum-v1", network=OneTorso(), **{name: value})

@@ -15,7 +15,7 @@ from tests.support.small import FAST_COMPILING, ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as `python benchmarks/<script>.py` does
 measure = importlib.import_module("measure")
 
-SCRIPTS = ("throughput", "curves", "memory", "roofline", "kept", "returns", "options")
+SCRIPTS = ("throughput", "curves", "memory", "roofline", "kept", "returns", "options", "defaults")
 
 
 @pytest.mark.parametrize("num_seeds", [None, 3])

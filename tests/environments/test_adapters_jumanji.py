@@ -7,12 +7,11 @@ import pytest
 from gymnax.environments import spaces
 
 from purejaxppo import Config, ConfigError, train
-from purejaxppo.environments import MultiDiscrete, make
+from purejaxppo.environments import MultiDiscrete, Task, make, make_task
 from tests.support.small import assert_trees_equal
 
 jumanji = pytest.importorskip("jumanji")
 
-from purejaxppo.environments import Task, make_task
 from purejaxppo.environments.adapters import jumanji as adapter  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("promoted_ranks")

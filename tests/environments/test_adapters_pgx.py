@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, ConfigError, train
-from purejaxppo.environments import make
+from purejaxppo.environments import Task, make, make_task
 
 pgx = pytest.importorskip("pgx")
 
-from purejaxppo.environments import Task, make_task
 from purejaxppo.environments.adapters import pgx as adapter  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("promoted_ranks")

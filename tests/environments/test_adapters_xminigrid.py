@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from purejaxppo import Config, evaluate, train
-from purejaxppo.environments import make
+from purejaxppo.environments import Task, make, make_task
 from tests.support.small import assert_trees_equal
 
 xminigrid = pytest.importorskip("xminigrid")
@@ -130,8 +130,6 @@ def test_features_are_one_hot_tiles_and_colours():
 FIRST_USED_IN_A_TRACE = f"""
 import jax
 from purejaxppo.environments import make
-from purejaxppo.environments import Task
-from purejaxppo.environments import make_task
 
 jax.eval_shape(lambda: jax.numpy.ones(make({EMPTY!r}).num_actions))  # imports the package
 env = make({EMPTY!r})

@@ -4,15 +4,17 @@
 `-m "slow or not slow"` and `-k brax` tell which.
 """
 
+import csv
 import importlib
 from contextlib import suppress
+from importlib import metadata
 
-import gymnax
 import jax
 import pytest
 
 from purejaxppo import Config, check_env
-from purejaxppo.environments import adapters, catalogue, make
+from purejaxppo.environments import MultiDiscrete, adapters, catalogue, ids, is_tabular, make, make_task
+from purejaxppo.environments.spaces import Dict, Discrete, Tuple
 from tests.support.small import SMALL, assert_trains
 
 LEFT_OUT = {
@@ -39,7 +41,39 @@ def of_suites():
             yield from (f"{suite}/{name}" for name in adapter.names())
 
 
-IDS = sorted(set(gymnax.registered_envs) - LEFT_OUT)
+def entry(env_id):
+    """An environment in words."""
+    task = make_task(env_id)
+    suite, slash, _ = env_id.partition("/")
+    package = suite if slash else type(task.env).__module__.partition(".")[0]
+    optimum = "known" if is_tabular(task.env) else ""
+    spaces = words(task.observation_space), words(task.action_space)
+    return catalogue.Entry(env_id, *spaces, optimum, package, metadata.version(package))
+
+
+def words(space):
+    """A space in words."""
+    if isinstance(space, Discrete):
+        return f"one of {space.n}"
+    if isinstance(space, MultiDiscrete):
+        return f"one each of {', '.join(map(str, space.num_categories))}"
+    if isinstance(space, Dict):
+        return ", ".join(space.spaces)
+    if isinstance(space, Tuple):
+        return f"{len(space.spaces)} parts"
+    return "1 number" if space.shape in ((), (1,)) else f"{' x '.join(map(str, space.shape))} numbers"
+
+
+def write(entries):
+    """Replace the catalogue; what needs no package of its own comes first."""
+    rows = sorted(entries, key=lambda entry: ("/" in entry.env, entry.package, entry.env))
+    with catalogue.FILE.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(catalogue.Entry._fields)
+        writer.writerows(rows)
+
+
+IDS = sorted(set(ids()) - LEFT_OUT)
 OF_SUITES = sorted(set(of_suites()) - LEFT_OUT)
 PARAMS_OF_SUITES = [pytest.param(env_id, marks=() if env_id in QUICK else pytest.mark.slow) for env_id in OF_SUITES]
 
@@ -52,9 +86,9 @@ def test_trains_on_every_environment(env_id, request):
         assert_trains(Config(env=env_id, **SMALL))
     if "/" in env_id:
         jax.clear_caches()  # the memory maps of a whole suite's programs would be more than Linux allows
-    listed, found = catalogue.read(), catalogue.entry(env_id)
+    listed, found = catalogue.read(), entry(env_id)
     if request.config.getoption("--write-catalogue"):
-        catalogue.write((listed | {env_id: found}).values())
+        write((listed | {env_id: found}).values())
     else:
         assert listed[env_id]._replace(version="") == found._replace(version="")
 
@@ -70,3 +104,11 @@ def test_adapters_have_no_faults(env_id):
     with jax.numpy_rank_promotion("allow"):
         faults = check_env(make(env_id), num_steps=50)
     assert [fault for fault in faults if "no episode ended" not in fault] == []
+
+
+def test_what_is_written_is_what_is_read(tmp_path, monkeypatch):
+    entries = catalogue.read()
+    assert len(entries) > len(IDS) - 5
+    monkeypatch.setattr(catalogue, "FILE", tmp_path / "catalogue.csv")
+    write(reversed(entries.values()))
+    assert list(catalogue.read().items()) == list(entries.items())

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from purejaxppo import ConfigError, GridWorld, GridWorldParams
-from purejaxppo.environments import gridworld, make_task
+from purejaxppo.environments import gridworld, ids, make, make_task
 from tests.support.reference import parsed
 from tests.support.small import random_walk
 
@@ -331,11 +331,13 @@ def test_vmap_over_a_pytree_of_params():
 
 
 def test_gymnax_contract():
-    env, params = gymnax.make("GridWorld-treasure")
+    env = make("GridWorld-treasure")
+    params = env.default_params
     assert isinstance(env, GridWorld)
     assert env == GridWorld("treasure")
     assert params == env.default_params == GridWorldParams()
-    assert "GridWorld-treasure" in gymnax.registered_envs
+    assert "GridWorld-treasure" in ids()
+    assert "GridWorld-treasure" not in gymnax.registered_envs  # nothing of ours is in another package's registry
     assert env.num_actions == env.action_space(params).n == 4
     first, _, (obs, state, reward, terminated, truncated, info) = random_walk(env, params, jax.random.key(2), 8, 50)
     space = env.observation_space(params)
@@ -348,8 +350,9 @@ def test_gymnax_contract():
     assert obs.shape == reward.shape == terminated.shape == truncated.shape == (50, 8)
 
 
-def test_gymnax_make_passes_settings_on():
-    assert gymnax.make("GridWorld-maze", features_as="coordinates")[0] == GridWorld("maze", features_as="coordinates")
+def test_ids_of_coordinates():
+    assert make("GridWorld-maze-coordinates") == GridWorld("maze", features_as="coordinates")
+    assert make("GridWorld-maze-coordinates") is make("GridWorld-maze-coordinates")
 
 
 @pytest.mark.parametrize("slip", [0.0, 0.6])

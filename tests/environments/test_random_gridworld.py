@@ -3,7 +3,6 @@
 import functools
 from collections import deque
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from scipy import stats
 
 from purejaxppo import ConfigError
-from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams
+from purejaxppo.environments import RandomGridWorld, RandomGridWorldParams, make
 from purejaxppo.environments.random_gridworld import RandomGridWorldState
 from tests.support.small import random_walk
 
@@ -276,8 +275,9 @@ def test_vmap_over_densities_equals_separate_calls():
 
 
 def test_gymnax_contract():
-    env, params = gymnax.make("RandomGridWorld", height=3, width=4)
-    assert env == RandomGridWorld(3, 4)
+    assert make("RandomGridWorld") == RandomGridWorld()
+    env = RandomGridWorld(3, 4)
+    params = env.default_params
     assert hash(env) == hash(RandomGridWorld(3, 4))
     assert env != RandomGridWorld(4, 3)
     assert env.num_actions == env.action_space(params).n == 4

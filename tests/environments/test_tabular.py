@@ -13,7 +13,7 @@ from gymnax.environments.misc.frozen_lake import FrozenLake
 from gymnax.environments.misc.rooms import EnvState as FourRoomsState
 from gymnax.environments.misc.rooms import FourRooms
 
-from purejaxppo import Config, ConfigError, Environment, GridWorld, GridWorldParams, policies
+from purejaxppo import ConfigError, Environment, GridWorld, GridWorldParams
 from purejaxppo.environments import RandomGridWorld, Task, is_tabular, make, make_task, tabulate
 from purejaxppo.environments.gridworld import GridWorldState
 from purejaxppo.planning import TabularModel
@@ -272,7 +272,7 @@ def test_observations_are_those_of_the_environment_and_differ(name):
     counts = goes_on_from(env, model)
     different = np.unique(np.asarray(model.obs)[counts].reshape(counts.sum(), -1), axis=0)
     assert len(different) == counts.sum()
-    np.testing.assert_array_equal(policies.tabular_model(Config(env=env, env_params=params)).obs, own)
+    np.testing.assert_array_equal(Task(env, params).tabular_model().obs, own)
 
 
 @pytest.mark.parametrize("name", STARTS)

@@ -44,6 +44,12 @@ def parsed(text):
 # Networks
 
 
+def gram_error(x, gain=1.0):
+    """How far the columns, or the rows of wide matrices, are from orthonormal."""
+    x = np.float64(x) if x.shape[-2] >= x.shape[-1] else np.float64(x).swapaxes(-1, -2)
+    return np.max(np.abs(x.swapaxes(-1, -2) @ x - gain**2 * np.eye(x.shape[-1])))
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 

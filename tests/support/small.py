@@ -5,8 +5,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
-from purejaxppo import MLP, ppo, train
+from purejaxppo import MLP, ConfigError, ppo, train
 
 ROOT = Path(__file__).parents[2]
 # Of a process that spends its time compiling: the compiler may do a poor job of it.
@@ -25,6 +26,15 @@ if jax.__version_info__ < (0, 11):  # later ones refuse it
     QUICK_COMPILE["xla_cpu_use_fusion_emitters"] = False
 
 
+def refused(cls, **values):
+    """The message with which one field's value is refused, after a check that it names field and value."""
+    with pytest.raises(ConfigError) as error:
+        cls(**values)
+    ((name, value),) = values.items()
+    assert str(error.value).startswith(f"{name}={value!r}: must be "), str(error.value)
+    return str(error.value).partition(": must be ")[2]
+
+
 def quickly(function, *args):
     """`function(*args)` in one program."""
     options = QUICK_COMPILE if jax.default_backend() == "cpu" else None
@@ -38,6 +48,29 @@ def collect(config, state):
 
 def _collect(config, state):
     return ppo.collect(config, state, jax.random.split(state.key, 3)[0])
+
+
+def objective(config, agent, batch):
+    """`(loss, metrics)` of PPO on samples, before the first update."""
+    return quickly(_objective, config, agent, batch)
+
+
+def _objective(config, agent, batch):
+    return ppo.ppo_objective(config, ppo.bind(config), agent, batch, ppo.rates_at(config, 0))
+
+
+def gradient_of(config, state, batch):
+    """`(gradient, metrics)` of the loss by the parameters."""
+    return quickly(_gradient_of, config, state, batch)
+
+
+def _gradient_of(config, state, batch):
+    networks, rates = ppo.bind(config), ppo.rates_at(config, state.num_updates)
+
+    def loss(params):
+        return ppo.ppo_objective(config, networks, state.agent._replace(params=params), batch, rates)
+
+    return jax.grad(loss, has_aux=True)(state.params)
 
 
 @partial(jax.jit, static_argnames=("env", "num_envs", "num_steps"))

@@ -8,10 +8,12 @@ import pytest
 from gymnax.environments import spaces
 from gymnax.environments.environment import EnvParams
 
-from purejaxppo import MLP, Categorical, Config, ConfigError, Environment, act, evaluate, init, policies, train, update
+from purejaxppo import CNN, GRU, MLP, Categorical, Config, ConfigError, Environment, act, evaluate, init, train, update
 from purejaxppo.environments import MultiDiscrete, make_task
+from purejaxppo.environments.spaces import as_declared, as_floats, flatten
+from purejaxppo.ppo import bind
 from tests.support import probes
-from tests.support.small import assert_trains, collect, quickly
+from tests.support.small import assert_trains, assert_trees_close, collect, quickly
 
 KEY = jax.random.key(6)
 SIZES = {"num_envs": 4, "num_steps": 8, "total_timesteps": 4 * 8 * 2, "num_epochs": 1, "num_minibatches": 2}
@@ -58,7 +60,7 @@ def test_features_are_the_parts_one_after_the_other(time):
     features = make_task(Nested()).features(obs)
     assert features.dtype == jnp.float32
     np.testing.assert_array_equal(features, vector(time, -0.5))
-    np.testing.assert_array_equal(policies.network_input(CONFIG, obs), features)
+    np.testing.assert_array_equal(bind(CONFIG).network_input(obs), features)
 
 
 def test_parts_have_the_dtypes_of_their_spaces():
@@ -116,19 +118,19 @@ def test_a_user_network_reads_the_parts():
     pair = (1 - mean["a pair"][0]) / deviation["a pair"][0], one["a pair"][1]
     seen = {"map": (one["map"] - mean["map"]) / deviation["map"], "kind": one["kind"], "a pair": pair}
     expected = config.network.apply(state.params, seen)[0]
-    now, _ = policies.evaluate_networks(config, state.agent, jax.tree.map(lambda leaf: leaf[None], one))
-    np.testing.assert_allclose(now.action.log_probs[0], expected.log_probs, rtol=1e-4, atol=1e-5)
+    now, _ = bind(config).step(state.agent, jax.tree.map(lambda leaf: leaf[None], one))
+    np.testing.assert_allclose(now.distribution.log_probs[0], expected.log_probs, rtol=1e-4, atol=1e-5)
 
 
 def test_acts_on_one_observation_and_on_any_number():
     state = init(CONFIG, KEY)
     rows = [[observed(time, sign) for time in range(3)] for sign in (-1.0, 1.0)]
     batch = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(2, 3, *np.shape(leaves[0])), *rows[0], *rows[1])
-    together = act(CONFIG, state, batch)
+    together, _ = act(CONFIG, state, batch)
     assert together.shape == (2, 3)
     for i, j in np.ndindex(2, 3):
-        assert act(CONFIG, state, rows[i][j]) == together[i, j]
-    assert act(CONFIG, state, rows[0][0], KEY).shape == ()
+        assert act(CONFIG, state, rows[i][j])[0] == together[i, j]
+    assert act(CONFIG, state, rows[0][0], key=KEY)[0].shape == ()
     assert evaluate(CONFIG, state, KEY, num_episodes=2).episode_length.tolist() == [3, 3]
 
 
@@ -183,9 +185,9 @@ class Choices(probes.Probe, Environment):
 SIZES_OF_CHOICES = {"num_envs": 16, "lr": 1e-2, "total_timesteps": 16 * 8 * 12, "num_epochs": 4}
 
 
-@pytest.mark.parametrize("network", ["mlp", "gru"])
+@pytest.mark.parametrize("network", [MLP(hidden_sizes=(8,)), GRU(hidden_sizes=(8,))], ids=["mlp", "gru"])
 def test_masked_choices_are_never_taken(network):
-    config = Config(env=Choices(), network=network, network=MLP(hidden_sizes=(8,)), **SIZES | SIZES_OF_CHOICES)
+    config = Config(env=Choices(), network=network, **SIZES | SIZES_OF_CHOICES)
     state, metrics = quickly(train, config, KEY)
     assert np.all(metrics["episode_return"] >= 0)
     assert metrics["episode_return"][-1] > metrics["episode_return"][0] + 1
@@ -199,3 +201,100 @@ def test_masked_choices_are_never_taken(network):
         assert set(action[time == k, k]) == {1}
     episodes = evaluate(config, state, KEY, num_episodes=2)
     assert np.all((episodes.episode_return >= 0) & (episodes.episode_return <= 9))  # 2, 2, 2 and 3 at best
+
+
+# Dtypes
+
+
+DECLARED = {
+    jnp.bool_: jnp.bool_,
+    jnp.uint8: jnp.uint8,
+    jnp.int32: jnp.int32,
+    jnp.float16: jnp.float32,
+    jnp.bfloat16: jnp.float32,
+    jnp.float32: jnp.float32,
+    np.float64: jnp.float32,
+}
+
+
+@pytest.mark.parametrize(("dtype", "stored"), DECLARED.items(), ids=lambda dtype: dtype.__name__)
+def test_boxes_are_stored_as_they_are_declared_and_read_as_floats(dtype, stored):
+    box, x = spaces.Box(0, 9, (2, 3), dtype), np.arange(6).reshape(2, 3)
+    space = spaces.Dict({"a": box, "b": spaces.Tuple((box, spaces.Discrete(7)))})
+    for emitted in (x, jnp.float32(x), jnp.uint8(x)):
+        obs = as_declared(space, {"a": emitted, "b": (emitted, np.int64(5))})
+        for leaf in (obs["a"], obs["b"][0]):
+            assert leaf.dtype == stored
+            np.testing.assert_array_equal(leaf, x.astype(stored))
+        floats = as_floats(space, obs)
+        for index in (obs["b"][1], floats["b"][1]):
+            assert (index, index.dtype) == (5, jnp.int32)
+        for leaf in (floats["a"], floats["b"][0], flatten(space, obs)):
+            assert leaf.dtype == jnp.float32
+        np.testing.assert_array_equal(floats["a"], x.astype(stored))
+        one_hot = [0, 0, 0, 0, 0, 1, 0]
+        np.testing.assert_array_equal(flatten(space, obs), [*2 * [*x.astype(stored).ravel()], *one_hot])
+
+
+class Numbers(probes.RandomEnds):
+    """Whole numbers of a dtype, which tell the sign and the time, in a box like an image."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def observation_space(self, params=None):
+        return spaces.Box(0, 255, (3, 3, 2), self.dtype)
+
+    def observe(self, key, state, action, params):
+        told = jnp.stack([100 + 10 * state.sign, 50 * state.time])
+        return jnp.broadcast_to(told, (3, 3, 2)).astype(self.dtype)
+
+
+class Watcher(nn.Module):
+    """It reads what it should."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, obs):
+        assert obs.dtype == self.dtype
+        x = nn.tanh(nn.Dense(4)(obs.reshape(-1) / 255))
+        return Categorical.from_logits(nn.Dense(2)(x)), nn.Dense(1)(x)[0]
+
+
+READERS = {"mlp": MLP(hidden_sizes=(4,)), "cnn": CNN(channels=(2,), hidden_sizes=(4,)), "gru": GRU(hidden_sizes=(4,))}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+@pytest.mark.parametrize("network", ["mlp", "cnn", "gru", "user's"])
+def test_whole_numbers_stay_what_they_are_and_networks_read_them(dtype, network):
+    of_user = network == "user's"
+    exact, floats = (
+        Config(env=Numbers(jnp.dtype(name)), network=Watcher(name) if of_user else READERS[network], **SIZES)
+        for name in (dtype, "float32")
+    )
+    state, same_state = quickly(init, exact, KEY), quickly(init, floats, KEY)
+    after, t, batch = collect(exact, state)
+    for obs in (t.obs, t.next_obs, batch.obs, state.runners.obs, after.runners.obs):
+        assert obs.dtype == dtype
+    _, same, same_batch = collect(floats, same_state)
+    assert same.obs.dtype == same_batch.obs.dtype == jnp.float32
+    for name in ("obs", "next_obs", "action", "done"):
+        np.testing.assert_array_equal(getattr(t, name), getattr(same, name))
+    assert_trees_close((t.log_prob, batch.value), (same.log_prob, same_batch.value), rtol=1e-5, atol=1e-6)
+    assert {90, 110} == set(np.unique(t.obs[..., 0]))
+    action, _ = act(exact, state, t.obs[0])
+    np.testing.assert_array_equal(action, act(floats, same_state, np.float32(t.obs[0]))[0])
+
+
+@pytest.mark.parametrize("network", [CNN(channels=(2,), hidden_sizes=(4,)), Watcher("float32")], ids=["cnn", "user's"])
+def test_standardised_whole_numbers_are_floats(network):
+    config = Config(env=Numbers(jnp.dtype("uint8")), network=network, normalize_obs=True, reset_pool=2, **SIZES)
+    state, metrics = quickly(train, config, KEY)
+    assert np.all(np.isfinite(metrics["value_loss"]))
+    assert np.all(metrics["grad_norm"] > 0)
+    assert state.runners.obs.dtype == jnp.uint8
+    seen = state.obs_moments
+    assert seen.mean.dtype == seen.variance.dtype == jnp.float32
+    assert np.all((seen.mean[..., 0] > 90) & (seen.mean[..., 0] < 110))
+    np.testing.assert_allclose(seen.variance[..., 0], 100 - (seen.mean[..., 0] - 100) ** 2, rtol=1e-3)

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-from typing import NamedTuple
 
 import gymnax
 import jax
@@ -12,73 +11,10 @@ import numpy as np
 import pytest
 from gymnax.environments import spaces
 
-from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, describe, train
-from purejaxppo.acting import rollout
-from purejaxppo.environments import RandomGridWorldParams, Task, make_task
-from purejaxppo.ppo import init
-from tests.support.small import SMALL, assert_trains, quickly
-
-
-class Counter(NamedTuple):
-    """The state of the environments below."""
-
-    time: object
-    half: object
-
-
-class Odd:
-    """An environment that is no subclass of gymnax's: episodes of three steps, of dtypes of one's choice."""
-
-    name = "Odd"
-    default_params = None
-
-    def __init__(self, obs_dtype=jnp.float32, reward_dtype=jnp.float32, space=None, reward_shape=()):
-        self.obs_dtype, self.reward_dtype, self.reward_shape = obs_dtype, reward_dtype, reward_shape
-        self.space = space or spaces.Box(0, 9, (2, 3), obs_dtype)
-
-    def action_space(self, params):
-        return spaces.Discrete(3)
-
-    def observation_space(self, params):
-        return self.space
-
-    def observe(self, state):
-        return jnp.full(self.space.shape, state.time).astype(self.obs_dtype)
-
-    def reset(self, key, params):
-        state = Counter(0, 0.5)  # Python numbers, weakly typed
-        return self.observe(state), state
-
-    def move(self, state):
-        """After the step and before any reset: `(obs, state, reward, terminated)`."""
-        state = Counter(state.time + 1, jnp.asarray(state.half, jnp.float16) * 1)  # its dtype drifts
-        reward = jnp.full(self.reward_shape, state.time).astype(self.reward_dtype)
-        return self.observe(state), state, reward, state.time == 3
-
-    def restart(self, done, state):
-        state = jax.tree.map(lambda new, old: jnp.where(done, new, old), Counter(0, 0.5), state)
-        return self.observe(state), state
-
-
-class FiveValues(Odd):
-    """The older interface: `done` for terminations and time limits alike."""
-
-    def step(self, key, state, action, params):
-        _, state, reward, done = self.move(state)
-        obs, state = self.restart(done, state)
-        return obs, state, reward, done, {"discount": 1.0}
-
-
-class SixValues(Odd):
-    """The present interface; terminates never, truncates after three steps."""
-
-    def step(self, key, state, action, params):
-        final, state, reward, done = self.move(state)
-        obs, state = self.restart(done, state)
-        return obs, state, reward, jnp.zeros((), jnp.int32), jnp.asarray(done, jnp.int32), self.info(final)
-
-    def info(self, final):
-        return {"final_observation": final}
+from purejaxppo import Config, ConfigError, GridWorld, GridWorldParams, describe, init, train
+from purejaxppo.environments import RandomGridWorldParams, Task, make, make_task
+from tests.support.odd import Counter, FiveValues, SixValues
+from tests.support.small import SMALL, assert_trains, collect
 
 
 class NoFinalObservation(SixValues):
@@ -97,12 +33,7 @@ class UnhashableDataclass(SixValues):
 
 def transitions_of(config):
     """One rollout from the start."""
-
-    def run(config, key):
-        state = init(config, key)
-        return rollout(config, state.agent, state.runners, state.key)[1]
-
-    return jax.device_get(quickly(run, config, jax.random.key(0)))
+    return jax.device_get(collect(config, init(config, jax.random.key(0)))[1])
 
 
 def test_five_values_count_done_as_termination():
@@ -166,7 +97,7 @@ def test_dtypes_are_cast(cls, obs_dtype, reward_dtype):
     obs, state = Task(env, None).reset(jax.random.key(0))
     step = Task(env, None).step(jax.random.key(0), state, jnp.int32(0))
     for value in (obs, step.obs, step.next_obs):
-        assert value.dtype == jnp.float32
+        assert value.dtype == (jnp.float32 if jnp.issubdtype(obs_dtype, jnp.floating) else obs_dtype)
         assert value.shape == (2, 3)
     assert step.reward.dtype == jnp.float32
     assert step.reward == 1.0
@@ -256,5 +187,5 @@ def test_params_of_another_environment_are_refused(env, env_params):
 
 @pytest.mark.parametrize("env", ["GridWorld-maze", "CartPole-v1"])
 def test_own_params_are_accepted(env):
-    params = gymnax.make(env)[1]
+    params = make(env).default_params
     assert Config(env=env, env_params=params).env_params is params
