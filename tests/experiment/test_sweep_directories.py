@@ -404,7 +404,7 @@ def test_other_versions_are_warned_of(directory, caplog):
     (directory / "sweep.json").write_text(json.dumps(manifest))
     go_on(directory)
     assert len(caplog.messages) == 1
-    assert "begun with other versions" in caplog.text
+    assert "started with other versions" in caplog.text
 
 
 def test_what_a_directory_records(directory):
@@ -467,7 +467,7 @@ def test_a_full_disk_is_reported_and_the_sweep_goes_on_later(name, tmp_path, dir
 
 
 def test_a_directory_in_use_is_refused(directory):
-    with files.locked(directory), pytest.raises(RunError, match="is locked by another process"):
+    with files.lock(directory), pytest.raises(RunError, match="is locked by another process"):
         go_on(directory)
     go_on(directory)
 

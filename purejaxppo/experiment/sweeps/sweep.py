@@ -58,7 +58,7 @@ class Session(NamedTuple):
     stop: threading.Event
 
     def job(self, group: Group, program: int, batch: int, num_rows: int) -> Job:
-        """A batch of a program's rows; the last row fills up the last batch."""
+        """Describe a batch of a program's rows; the last row fills up the last batch."""
         num_programs, num_batches = len(self.journal.manifest["programs"]), -(-len(group.rows.keys) // num_rows)
         parts = [("program", program, num_programs), ("batch", batch, num_batches)]
         return Job(
@@ -165,7 +165,7 @@ def _run_as_trial(directory: str | Path, algorithm: Algorithm, imports: Sequence
 
 
 def _groups(what: Sweep) -> list[Group]:
-    """Configurations with the same static fields, which are part of the tree's structure, share a program."""
+    """Group configurations by their static fields, which are part of the tree's structure: they share a program."""
     keys = jax.random.split(jax.random.split(what.key)[0], what.num_seeds)
     trials: dict[Any, list[int]] = {}
     for i, (_, config) in enumerate(what.trials):
@@ -174,7 +174,7 @@ def _groups(what: Sweep) -> list[Group]:
 
 
 def _jobs(session: Session, group: Group, number: int) -> list[Job]:
-    """The batches of a program that was compiled before.
+    """Describe the batches of a program that was compiled before.
 
     Raises:
         RunError: it was not.
@@ -314,7 +314,7 @@ def _check_bound(programs: Programs, bound: int) -> None:
 
 
 def _trials(what: Sweep, groups: list[Group], results: list[list[Outcome]], journal: Journal) -> list[Trial]:
-    """The results of all groups by trial, in the order of the combinations."""
+    """Split the results of all groups into trials, in the order of the combinations."""
     trials: dict[int, Trial] = {}
     for number, (group, outcomes) in enumerate(zip(groups, results, strict=True)):
         metrics = {name: np.concatenate([part.metrics[name] for part in outcomes]) for name in outcomes[0].metrics}
