@@ -8,8 +8,8 @@ import types
 import jax
 import pytest
 
-from purejaxppo import Config, GridWorld, GridWorldParams, cli
-from purejaxppo.presets import dumps
+from purejaxppo import MLP, Config, GridWorld, GridWorldParams, cli
+from purejaxppo.tables import dumps
 from tests.support.flags import SMALL, parse
 
 
@@ -44,15 +44,15 @@ def test_flags_reach_the_configuration():
         "--lr",
         "0.1",
         "--lr-schedule=cosine",
-        "--hidden-sizes",
+        "--network.hidden-sizes",
         "3",
         "5",
-        "--activation",
+        "--network.activation",
         "relu",
     ]
     config, seeds = parse(["train", *flags, "--num-seeds", "2", "--seed", "9"])
     assert (config.env, config.lr, config.lr_schedule) == ("CartPole-v1", 0.1, "cosine")
-    assert (config.hidden_sizes, config.activation) == ((3, 5), "relu")
+    assert config.network == MLP(hidden_sizes=(3, 5), activation="relu")
     assert (seeds.num_seeds, seeds.seed) == (2, 9)
     config, seeds = parse(["train"])
     assert (config.env, seeds.num_seeds) == ("GridWorld-treasure", 1024)
@@ -94,7 +94,7 @@ def test_a_preset_with_a_map_of_its_own(tmp_path, capsys):
         (["train", "--env", "CartPole-v1", "--env-params", "gravity=nan"], "env_params.gravity=nan: must be like"),
         (["train", "--env-params", "slip=x"], "must be name=number"),
         (["train", "--env-params", "slip=2"], "slip=2.0: must be a number in [0, 1]"),
-        (["train", "--activation", "gelu"], "activation='gelu': must be one of 'tanh', 'relu'"),
+        (["train", "--network.activation", "gelu"], "activation='gelu': must be one of 'tanh', 'relu'"),
         (["train", "--num-seeds", "0"], "num_seeds=0: must be an integer >= 1"),
         (["train", "--seed", "-1"], "seed=-1: must be an integer in [0, 2**32)"),
     ],
@@ -161,7 +161,7 @@ def test_too_little_memory_is_one_line(capsys, monkeypatch):
 
     monkeypatch.setattr(cli.train, "train_at_once", exhaust)
     assert cli.main(["train", *SMALL]) == 2
-    expected = "purejaxppo: the memory does not suffice (RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.)\n"
+    expected = "purejaxppo: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.)\n"
     assert capsys.readouterr().err == expected
 
 

@@ -519,11 +519,14 @@ def test_a_sweep_that_is_killed_at_random_moments_gives_the_same_bits(tmp_path):
         process.stdout.readline()  # imports are done
         return process
 
+    def saved():
+        return {path for path in batches.glob("*/checkpoints/*") if path.name.isdecimal()}
+
     assert start(tmp_path / "whole").wait() == 0
     during_a_save = 0
     for _ in range(NUM_KILLS):
-        saved, process = set(batches.glob("*/checkpoints/*")), start(tmp_path / "killed")
-        while process.poll() is None and set(batches.glob("*/checkpoints/*")) <= saved:
+        before, process = saved(), start(tmp_path / "killed")
+        while process.poll() is None and saved() <= before:
             time.sleep(1e-3)  # until there is a checkpoint that was not there, however slow the machine is
         time.sleep(moments.uniform(0, 0.2))
         process.kill()
