@@ -15,19 +15,20 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from purejaxppo import MLP, Config, ConfigError, GridWorld
 from purejaxppo.algorithms import PPO
 from purejaxppo.errors import PurejaxppoError, RunError
-from purejaxppo.experiment import RunOptions, load_trials
+from purejaxppo.experiment import RunOptions, load_agents, load_trials
 from purejaxppo.experiment.runs import checkpoints, files, record
 from purejaxppo.experiment.runs.rows import Programs, every_row
 from purejaxppo.experiment.sweeps import sweep as sweeps
 from purejaxppo.experiment.sweeps.sweep import sweep
 from tests.support import probes
 from tests.support.runs import checkpoint_always, interrupt
-from tests.support.small import ROOT
+from tests.support.small import ROOT, leaves_of
 
 NUM_UPDATES = 4
 CONFIG = Config(
@@ -111,6 +112,21 @@ def test_a_finished_sweep_is_read_and_not_trained_again(directory):
         assert all(trial.compile_seconds > 0 for trial in trials)
         assert all(trial.run_seconds > 0 for trial in trials)
     assert contents(directory) == before
+
+
+def test_the_agents_of_every_trial_are_loaded(directory):
+    for trial in load_trials(directory):
+        config, state = load_agents(directory, trial.name)
+        assert config == trial.config
+        for seed in range(3):
+            agent = leaves_of(state, seed)
+            score = PPO.score(config, agent, KEY, num_episodes=1)["score"]  # exact
+            np.testing.assert_allclose(trial.scores[seed], score, rtol=1e-4)
+    with pytest.raises(ConfigError, match=r"unknown trial 'lr=0\.5'"):
+        load_agents(directory, "lr=0.5")
+    shutil.rmtree(directory / "batches" / "0-1" / "checkpoints")
+    with pytest.raises(RunError, match="0-1: is not finished"):
+        load_agents(directory, f"lr=0.001, {ACTIVATION}=tanh")
 
 
 def test_progress_has_every_part(tmp_path):

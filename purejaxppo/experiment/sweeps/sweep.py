@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from purejaxppo.algorithms import PPO, Algorithm
-from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.errors import ConfigError, RunError, unknown_name
 from purejaxppo.experiment.runs import checkpoints, files, loop
 from purejaxppo.experiment.runs.devices import available_bytes
 from purejaxppo.experiment.runs.files import RUN, SUMMARY
@@ -152,6 +153,43 @@ def load_trials(directory: str | Path, *, algorithm: Algorithm = PPO, imports: S
     session = Session(what, journal, 0, no_callback, threading.Event())
     results = [[_read_batch(job) for job in _jobs(session, group, number)] for number, group in enumerate(groups)]
     return _trials(what, groups, results, journal)
+
+
+def load_agents(
+    directory: str | Path, trial: str, *, algorithm: Algorithm = PPO, imports: Sequence[str] = ()
+) -> tuple[Any, Any]:
+    """Load one trial's agents of a finished sweep.
+
+    Args:
+        directory: of the sweep.
+        trial: its name, see `Trial`.
+        algorithm: what the sweep was made with.
+        imports: modules of yours that the configurations name, see `import_paths`.
+
+    Returns:
+        `(config, state)`, the state `[num_seeds]`.
+
+    Raises:
+        ConfigError: there is no such trial, or the sweep was made with another algorithm.
+        RunError: the directory holds no sweep, one that is not finished, or corrupt files.
+    """
+    journal, what = read_journal(directory, algorithm, imports)
+    names = [name for name, _ in what.trials]
+    if trial not in names:
+        raise unknown_name("trial", trial, names)
+    index, groups = names.index(trial), _groups(what)
+    check_programs(journal, len(groups))
+    session = Session(what, journal, 0, no_callback, threading.Event())
+    number = next(number for number, group in enumerate(groups) if index in group.trials)
+    first = groups[number].trials.index(index) * what.num_seeds
+    states = []
+    for job in _jobs(session, groups[number], number):
+        found = loop.newest(job)
+        if found is None or found.num_updates < job.num_updates:
+            raise RunError(f"{job.directory}: is not finished; the same call of sweep resumes it")
+        states.append(found.state)
+    rows = slice(first, first + what.num_seeds)
+    return what.trials[index][1], jax.tree.map(lambda *parts: jnp.concatenate(parts)[rows], *states)
 
 
 def _run_as_trial(directory: str | Path, algorithm: Algorithm, imports: Sequence[str]) -> Trial:
