@@ -15,7 +15,7 @@ Example: purejaxppo evaluate runs/cartpole --num-episodes 1000
 
 
 def flags(argv: list[str]) -> type:
-    """The flags."""
+    """Declare the flags."""
     return flags_type(
         HELP,
         [

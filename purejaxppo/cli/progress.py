@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextlib.contextmanager
-def shown(*, silent: bool) -> Iterator[Callback]:
+def show(*, silent: bool) -> Iterator[Callback]:
     """Show how far a run is, on standard error, with a function that is to be called after each chunk."""
     console = output.console(stderr=True)
     if silent:
@@ -29,7 +29,7 @@ def shown(*, silent: bool) -> Iterator[Callback]:
 
 
 def in_words(progress: Progress) -> str:
-    """The part of a sweep, steps, speed, time left and the current return, for many agents with its spread."""
+    """Word the part of a sweep, steps, speed, time left and the current return, for many agents with its spread."""
     minutes, seconds = divmod(round(progress.seconds_left), 60)
     returns = progress.metrics["episode_return"]
     returns = returns[np.isfinite(returns)]

@@ -15,7 +15,7 @@ Example: purejaxppo resume runs/cartpole
 
 
 def flags(argv: list[str]) -> type:
-    """The flags."""
+    """Declare the flags."""
     return flags_type(HELP, [*runs.DIRECTORY_FLAGS, *runs.LOGGER_FLAGS, runs.SILENT_FLAG])
 
 

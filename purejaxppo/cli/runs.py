@@ -55,7 +55,7 @@ def finish(begin: Callable[..., Any], config: Config, keys: Array, flags: Any) -
     Raises:
         RunError: the run was finished before, and its summary is corrupt.
     """
-    with progress.shown(silent=flags.silent) as callback:
+    with progress.show(silent=flags.silent) as callback:
         state, metrics = begin(callback=callback)
     path = flags.directory / files.SUMMARY
     found = files.read_json(path)

@@ -59,7 +59,7 @@ def spread(returns: np.ndarray) -> str:
 
 
 def distance_from_optimum(scores: Scores) -> str:
-    """The optimal return, and how far from it the agents are."""
+    """Word the optimal return, and how far from it the agents are."""
     best, gap = float(scores["optimal_return"][0]), scores["gap"]
     num_best = int(np.sum(gap <= REACHED * max(1.0, abs(best))))
     return (
@@ -70,7 +70,7 @@ def distance_from_optimum(scores: Scores) -> str:
 
 
 def _picture(config: Config, env: GridWorld, state: TrainState, width: int) -> Any:
-    """The map with the mean value over seeds and the move that most seeds prefer."""
+    """Draw the map with the mean value over seeds and the move that most seeds prefer."""
     table = jax.jit(jax.vmap(lambda state: bind(config).table(state.agent)))(state)
     cells = jnp.arange(len(env.map.symbol))
     actions = jax.vmap(lambda state: act(config, state, cells)[0])(state)

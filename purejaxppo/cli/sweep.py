@@ -25,7 +25,7 @@ NUM_SEEDS = 16
 
 
 def flags(argv: list[str]) -> type:
-    """The flags, with the defaults of the preset that is asked for."""
+    """Declare the flags, with the defaults of the preset that is asked for."""
     own = [
         flag("over", tuple[str, ...], (), "swept fields, as name=value,value; those of env_params as env_params.name"),
         flag("directory", Path | None, None, "directory to keep the sweep in, new or of this very sweep"),
@@ -40,7 +40,7 @@ def main(flags: Any) -> None:
     config, seeds = to_config(flags), to_settings(Seeds, flags)
     over = to_values(flags.over)
     check_threshold(flags.threshold)
-    with progress.shown(silent=flags.silent) as callback:
+    with progress.show(silent=flags.silent) as callback:
         trials = sweep(
             config,
             jax.random.key(seeds.seed),

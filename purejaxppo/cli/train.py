@@ -34,7 +34,7 @@ RUN_FLAGS = [
 
 
 def flags(argv: list[str]) -> type:
-    """The flags, with the defaults of the preset that is asked for."""
+    """Declare the flags, with the defaults of the preset that is asked for."""
     own = [
         flag("plot", Path | None, None, "new directory to draw pictures of the run into"),
         flag("directory", Path | None, None, "new directory to keep the run in: metrics, checkpoints, a summary"),

@@ -295,7 +295,7 @@ def test_progress_in_words():
 def test_lines_come_now_and_then_and_at_the_end(capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    with progress.shown(silent=False) as callback:
+    with progress.show(silent=False) as callback:
         for update in range(1, 101):
             clock[0] += 0.5
             callback(PROGRESS._replace(num_updates=update, total_updates=100))
@@ -306,7 +306,7 @@ def test_lines_come_now_and_then_and_at_the_end(capsys, monkeypatch):
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as rich takes for a terminal
     monkeypatch.setenv("COLUMNS", "200")
-    with progress.shown(silent=False) as callback:
+    with progress.show(silent=False) as callback:
         callback(PROGRESS)
     out, err = capsys.readouterr()
     assert "━" in err

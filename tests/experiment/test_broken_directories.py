@@ -181,4 +181,4 @@ def test_other_versions_are_warned_of(tmp_path, caplog):
     (tmp_path / "run" / files.SUMMARY).unlink()
     edit(files.RUN, versions={"jax": "0.1"})(directory)
     resume(directory)
-    assert "was begun with other versions, {'jax': '0.1'}" in caplog.text
+    assert "was started with other versions, {'jax': '0.1'}" in caplog.text

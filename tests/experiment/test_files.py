@@ -79,13 +79,13 @@ def test_what_is_no_file_is_not_read(tmp_path):
 
 
 def test_a_lock_is_held_once_and_goes_with_its_process(tmp_path):
-    with files.locked(tmp_path), pytest.raises(RunError, match="is locked by another process"), files.locked(tmp_path):
+    with files.lock(tmp_path), pytest.raises(RunError, match="is locked by another process"), files.lock(tmp_path):
         pytest.fail("both hold it")
-    with files.locked(tmp_path):
+    with files.lock(tmp_path):
         pass
     hold = (
         f"import fcntl, os; f = open({str(tmp_path / files.LOCK)!r}, 'a'); fcntl.flock(f, fcntl.LOCK_EX); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", hold]).returncode == 9
-    with files.locked(tmp_path):
+    with files.lock(tmp_path):
         pass

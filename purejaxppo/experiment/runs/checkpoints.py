@@ -103,7 +103,7 @@ def load(directory: Path, like: Callable[[], Any], *, run: str) -> Loaded | None
 
 
 def numbers(directory: Path) -> list[int]:
-    """The numbers of updates after which there are checkpoints, whole or broken, in order."""
+    """List the numbers of updates after which there are checkpoints, whole or broken, in order."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
@@ -126,7 +126,7 @@ def prune(directory: Path, keep: int) -> None:
 
 
 def fingerprint(tree: Any) -> str:
-    """The SHA-256 of a pytree's arrays, typed keys included: equal only for equal bits."""
+    """Hash a pytree's arrays by SHA-256, typed keys included: equal only for equal bits."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
@@ -203,7 +203,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _leaves(tree: Any) -> list[str]:
-    """The place, dtype and shape of each array in a pytree."""
+    """Describe the place, dtype and shape of each array in a pytree."""
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [f"{jax.tree_util.keystr(path)}: {leaf.dtype}{list(leaf.shape)}" for path, leaf in paths]
 

@@ -7,12 +7,12 @@ import jax
 
 
 def default_device() -> jax.Device:
-    """JAX's first device, on which a run is trained and its checkpoints are placed."""
+    """Choose JAX's first device, on which a run is trained and its checkpoints are placed."""
     return jax.devices()[0]
 
 
 def available_bytes() -> int:
-    """The memory that is free on the device; all of the machine's where the system does not say."""
+    """Measure the memory that is free on the device; all of the machine's where the system does not say."""
     stats = default_device().memory_stats()
     if stats is not None and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats["bytes_in_use"])

@@ -126,13 +126,13 @@ def read_json(path: Path, format: int | None = None) -> dict[str, Any]:
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's content."""
+    """Hash a file's content by SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def lock(directory: Path) -> Iterator[None]:
     """Hold the directory's lock, which the system releases however the process ends.
 
     Raises:

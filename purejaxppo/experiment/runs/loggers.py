@@ -30,7 +30,7 @@ class Logger(Protocol):
         """
 
     def close(self) -> None:
-        """The run is over or stops here."""
+        """Close: the run is over or stops here."""
 
 
 MakeLogger = Callable[[Path, int], Logger]  # from a run's directory and the number of updates already done

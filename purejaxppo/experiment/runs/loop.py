@@ -368,19 +368,19 @@ class _Session:
 
 
 def _outcome(metrics: Any, evaluations: Any, seconds: dict[str, float], num_here: int, num_updates: int) -> Outcome:
-    """The outcome of a run of which a process that took so many seconds made `num_here` updates."""
+    """Extrapolate to a run of which a process that took so many seconds made `num_here` updates."""
     running = seconds["chunks"] + seconds["evaluations"]
     run_seconds = running * num_updates / num_here if num_here > 0 else math.nan
     return Outcome(metrics, evaluations, seconds["compile"], run_seconds)
 
 
 def _hashes(directory: Path) -> dict[str, str]:
-    """Of the files that tell what came of a run."""
+    """Hash the files that tell what came of a run."""
     names = [name for name in (METRICS, EVALUATIONS) if (directory / name).is_file()]
     return {name: files.hash_file(directory / name) for name in names}
 
 
 def _fetch(buffer: Any, count: int) -> np.ndarray:
-    """The first rows, on the host. All NaN get the same bits, as those have that were read from a file."""
+    """Fetch the first rows. All NaN get the same bits, as those have that were read from a file."""
     values = np.asarray(buffer)[:count]
     return np.where(np.isnan(values), np.float32(np.nan), values)

@@ -18,7 +18,7 @@ log = logging.getLogger("purejaxppo")
 
 
 def provenance() -> dict[str, Any]:
-    """All of it, ready for JSON; `git` is that of the working directory, null outside of a repository."""
+    """Collect all of it, ready for JSON; `git` is that of the working directory, null outside of a repository."""
     return {
         "versions": versions(),
         "devices": devices(),
@@ -29,12 +29,12 @@ def provenance() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions on which the bits of a result depend."""
+    """List the versions on which the bits of a result depend."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def devices() -> list[str]:
-    """The kinds of JAX's devices."""
+    """List the kinds of JAX's devices."""
     return [device.device_kind for device in jax.devices()]
 
 
@@ -42,7 +42,7 @@ def warn_of_changes(directory: Path, description: dict[str, Any]) -> None:
     """Say where bits may differ from those of a process that never stopped."""
     for name, now in (("versions", versions()), ("devices", devices())):
         if description.get(name) != now:
-            log.warning("%s: was begun with other %s, %s; these are %s", directory, name, description.get(name), now)
+            log.warning("%s: was started with other %s, %s; these are %s", directory, name, description.get(name), now)
 
 
 def _git() -> dict[str, Any] | None:

@@ -99,16 +99,16 @@ class MetricsLog:
             os.fsync(file.fileno())
 
     def recent(self, num_updates: int) -> dict[str, np.ndarray]:
-        """The means of the last updates' metrics, `[num_rows]`, over what is a number."""
+        """Average the last updates' metrics over what is a number, `[num_rows]`."""
         last = self._chunks[-num_updates:]
         return {name: _mean(np.concatenate([chunk[name] for chunk in last])[-num_updates:]) for name in last[0]}
 
     def metrics(self) -> dict[str, np.ndarray]:
-        """Those of the whole run, `[num_rows, num_updates]`."""
+        """Join those of the whole run, `[num_rows, num_updates]`."""
         return {name: np.concatenate([chunk[name] for chunk in self._chunks]).T for name in self._chunks[0]}
 
     def evaluations(self) -> dict[str, np.ndarray]:
-        """As `read_evaluations`."""
+        """Give what `read_evaluations` reads."""
         return _evaluations(Path(EVALUATIONS), self._evaluations)
 
 
@@ -150,7 +150,7 @@ def truncate(directory: Path, num_updates: int, num_evaluations: int) -> None:
 
 
 def _rows(num_before: int, batch_size: int, metrics: Values) -> Iterator[dict[str, Any]]:
-    """One dictionary per update."""
+    """Make one dictionary per update."""
     columns = {name: values.tolist() for name, values in metrics.items()}
     for index, numbers in enumerate(zip(*columns.values(), strict=True)):
         update = num_before + index + 1
@@ -158,12 +158,12 @@ def _rows(num_before: int, batch_size: int, metrics: Values) -> Iterator[dict[st
 
 
 def _line(row: dict[str, Any]) -> str:
-    """A row as a line of JSON."""
+    """Write a row as a line of JSON."""
     return json.dumps(row).replace("-Infinity", "-1e999").replace("Infinity", "1e999").replace("NaN", "null") + "\n"
 
 
 def _names(row: Mapping[str, Any]) -> list[str]:
-    """The names of a row's values, in the order of the table's columns."""
+    """List the names of a row's values, in the order of the table's columns."""
     return sorted(row.keys() - set(RESERVED))
 
 
@@ -172,7 +172,7 @@ def _header(row: Mapping[str, Any]) -> list[str]:
 
 
 def _by_row(line: dict[str, Any]) -> Iterator[list[Any]]:
-    """The numbers after an update as one list of cells per row, below `_header`."""
+    """Split the numbers after an update into one list of cells per row, below `_header`."""
     for row, numbers in enumerate(zip(*(line[name] for name in _names(line)), strict=True)):
         yield [line["update"], line["steps"], row, *(math.nan if number is None else number for number in numbers)]
 
@@ -211,7 +211,7 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _columns(path: Path, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The values of all rows by name, the updates as the last axis.
+    """Collect the values of all rows by name, the updates as the last axis.
 
     Raises:
         RunError: they are not numbers, or not as many everywhere.
@@ -231,7 +231,7 @@ def _evaluations(path: Path, rows: list[dict[str, Any]]) -> dict[str, np.ndarray
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Over the first axis, without NaN; NaN where there is nothing else."""
+    """Average over the first axis, without NaN; NaN where there is nothing else."""
     is_number = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(is_number, values, 0).sum(axis=0) / is_number.sum(axis=0)

@@ -34,7 +34,7 @@ class Rows(NamedTuple):
     keys: Array  # [num_rows]
 
     def take(self, indices: np.ndarray) -> "Rows":
-        """Some of the rows."""
+        """Take some of the rows."""
         leaves = jax.tree.leaves(self.config)
         structure: Any = jax.tree.structure(self.config)
         taken = [leaf if axis is None else leaf[indices] for leaf, axis in zip(leaves, self.axes, strict=True)]
@@ -42,12 +42,12 @@ class Rows(NamedTuple):
 
 
 def equal_rows(config: Any, keys: Array) -> Rows:
-    """One configuration with each key."""
+    """Combine one configuration with each key."""
     return Rows(config, (None,) * len(jax.tree.leaves(config)), keys)
 
 
 def every_row(configs: Sequence[Any], keys: Array) -> Rows:
-    """Every configuration, of those that differ in numbers only, with each key: the keys change fastest."""
+    """Combine configurations that differ in numbers only with each key; the keys change fastest."""
     columns = [list(map(np.asarray, column)) for column in zip(*map(jax.tree.leaves, configs), strict=True)]
     axes = tuple(None if all(np.array_equal(leaf, column[0]) for leaf in column) else 0 for column in columns)
     leaves = [
@@ -59,7 +59,7 @@ def every_row(configs: Sequence[Any], keys: Array) -> Rows:
 
 
 def initial_shapes(algorithm: Algorithm, rows: Rows, params: Any = None) -> Any:
-    """The shapes of the state of some rows."""
+    """Infer the shapes of the state of some rows."""
     over = _Over(algorithm, rows.axes, len(rows.keys))
     return jax.eval_shape(partial(_init, over=over), rows.config, rows.keys, params)
 
@@ -93,7 +93,7 @@ class Programs:
         self.seconds = time.perf_counter() - start_time
 
     def init(self, rows: Rows) -> Any:
-        """The rows' state before the first update."""
+        """Make the rows' state before the first update."""
         start_time = time.perf_counter()
         state = self._init(rows.config, rows.keys)  # the first call compiles, and the device goes on by itself
         self.seconds += time.perf_counter() - start_time
@@ -108,7 +108,7 @@ class Programs:
         return self._advance(rows.config, state, count)
 
     def evaluate(self, rows: Rows, state: Any, num_updates: int) -> dict[str, np.ndarray]:
-        """The algorithm's score of each row, `[num_rows]`; rows with the same key are played on the same episodes."""
+        """Score each row, `[num_rows]`; rows with the same key are played on the same episodes."""
         self.compile_evaluation()
         return {name: np.asarray(x) for name, x in self._evaluate(rows.config, state, rows.keys, num_updates).items()}
 
@@ -138,7 +138,7 @@ class _Over(NamedTuple):
     num_rows: int
 
     def map(self, function: Callable[..., Any], config: Any, *args: Any, axes: Sequence[int | None]) -> Any:
-        """`function(config, *args)` of each row."""
+        """Call `function(config, *args)` for each row."""
         structure: Any = jax.tree.structure(config)
         in_axes = (structure.unflatten(self.axes), *axes)
         if self.num_rows > 1:
@@ -161,7 +161,7 @@ def _init(config: Any, keys: Array, params: Any, *, over: _Over) -> Any:
 
 
 def _step(over: _Over, config: Any, state: Any) -> tuple[Any, dict[str, Array]]:
-    """One update of each row."""
+    """Make one update of each row."""
 
     def update(config: Any, state: Any) -> tuple[Any, dict[str, Array]]:
         state, metrics = over.algorithm.update(config, state)
@@ -174,7 +174,7 @@ def _step(over: _Over, config: Any, state: Any) -> tuple[Any, dict[str, Array]]:
 def _advance(
     config: Any, state: Any, count: Any, *, over: _Over, size: int, names: tuple[str, ...]
 ) -> tuple[Any, dict[str, Array]]:
-    """`count` updates, at most `size`; the first of what is returned, `[size, num_rows]`, are their metrics.
+    """Make `count` updates, at most `size`; the first of what is returned, `[size, num_rows]`, are their metrics.
 
     The count is data, so one program serves chunks of every length, and their length changes no bit.
     """
@@ -200,7 +200,7 @@ def _score(config: Any, state: Any, keys: Array, num_updates: Any, *, over: _Ove
 
 
 def _numbers(what: str, values: dict[str, Any]) -> dict[str, Array]:
-    """The values of one row as the record keeps them.
+    """Convert the values of one row to what the record keeps.
 
     Raises:
         ConfigError: there is none, one is not a scalar, or has the name of one of the record's columns.

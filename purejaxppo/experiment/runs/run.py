@@ -96,12 +96,12 @@ def run(
     with _errors_of(Path(directory)):
         _check_free(Path(directory), overwrite)
         Path(directory).mkdir(parents=True, exist_ok=True)
-        with files.locked(Path(directory)), loop.interrupt_later() as stop:
+        with files.lock(Path(directory)), loop.interrupt_later() as stop:
             _check_free(Path(directory), overwrite)  # again: nobody else can begin a run here now
             _begin(Path(directory), description, text)
             loop.clean(job, None)
             state, outcome = loop.train(job, None, stop, loggers=loggers, callback=callback)
-    return _squeezed(key.ndim == 0, state, outcome.metrics)
+    return _squeeze(key.ndim == 0, state, outcome.metrics)
 
 
 def resume(
@@ -135,16 +135,16 @@ def resume(
     found = open_run(directory, algorithm, imports)
     job = found.job
     assert job.directory is not None
-    with _errors_of(job.directory), files.locked(job.directory), loop.interrupt_later() as stop:
+    with _errors_of(job.directory), files.lock(job.directory), loop.interrupt_later() as stop:
         newest = loop.newest(job)
         if newest is not None and newest.num_updates == job.num_updates and (job.directory / SUMMARY).exists():
-            return _squeezed(found.is_single, newest.state, loop.read_outcome(job).metrics)
+            return _squeeze(found.is_single, newest.state, loop.read_outcome(job).metrics)
         if newest is None and found.description.get("params"):
             raise RunError(f"directory={str(directory)!r}: was stopped before its params were saved; run it again")
         loop.clean(job, newest)
         warn_of_changes(job.directory, found.description)
         state, outcome = loop.train(job, newest, stop, loggers=loggers, callback=callback)
-    return _squeezed(found.is_single, state, outcome.metrics)
+    return _squeeze(found.is_single, state, outcome.metrics)
 
 
 def load(directory: str | Path, *, algorithm: Algorithm = PPO, imports: Sequence[str] = ()) -> tuple[Any, Any]:
@@ -163,7 +163,7 @@ def load(directory: str | Path, *, algorithm: Algorithm = PPO, imports: Sequence
         RunError: the directory holds no run, or no checkpoint that can be used.
     """
     found = open_run(directory, algorithm, imports)
-    return found.job.rows.config, _squeezed(found.is_single, newest_state(found.job))[0]
+    return found.job.rows.config, _squeeze(found.is_single, newest_state(found.job))[0]
 
 
 def load_policy(
@@ -243,7 +243,7 @@ def newest_state(job: Job) -> Any:
 
 
 def names_of(algorithm: Algorithm) -> dict[str, str]:
-    """The qualified names of an algorithm's parts."""
+    """List the qualified names of an algorithm's parts."""
     return {name: _qualified_name(part) for name, part in algorithm._asdict().items()}
 
 
@@ -270,8 +270,8 @@ def _qualified_name(part: Any) -> str:
     return f"{part.__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}"
 
 
-def _squeezed(is_single: bool, *trees: Any) -> Any:
-    """Trees of rows, without their leading axis where there is a single one."""
+def _squeeze(is_single: bool, *trees: Any) -> Any:
+    """Drop the leading axis of trees of rows where there is a single one."""
     return tuple(jax.tree.map(lambda leaf: leaf[0], tree) if is_single else tree for tree in trees)
 
 
@@ -318,7 +318,7 @@ def _begin(directory: Path, description: dict[str, Any], config_text: str) -> No
 
 
 def _identity(config_text: str, description: dict[str, Any]) -> str:
-    """What tells a run from one of another configuration, algorithm or with other keys."""
+    """Hash what tells a run from one of another configuration, algorithm or with other keys."""
     rest = json.dumps([description["key"], description["algorithm"]], sort_keys=True)
     return hashlib.sha256(f"{config_text}\n{rest}".encode()).hexdigest()
 

@@ -52,7 +52,7 @@ def _check_numbers(config: Any) -> None:
 
 
 def _values(name: str, values: Any) -> list[Any]:
-    """The values of one swept field, as Python objects."""
+    """Convert the values of one swept field to Python objects."""
     if not isinstance(name, str):
         raise ConfigError.of("over", name, "a mapping from names of fields")
     is_array = isinstance(values, np.ndarray | jax.Array) and values.ndim > 0

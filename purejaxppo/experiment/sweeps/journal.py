@@ -37,11 +37,11 @@ class Journal(NamedTuple):
     manifest: dict[str, Any]
 
     def num_rows(self, program: int) -> int | None:
-        """The rows that a program trains at once; None before it was compiled for the first time."""
+        """Look up the rows that a program trains at once; None before it was compiled for the first time."""
         return self.manifest["programs"][program]["num_rows"]
 
     def compile_seconds(self, program: int) -> float:
-        """The time in which a program was compiled, by all processes."""
+        """Look up the time in which a program was compiled, by all processes."""
         return self.manifest["programs"][program]["compile_seconds"]
 
     def enter(self, program: int, num_rows: int, seconds: float) -> None:
@@ -66,11 +66,11 @@ class Journal(NamedTuple):
                 files.write(self.directory / MANIFEST, json.dumps(self.manifest, indent=1))
 
     def batch(self, program: int, batch: int) -> Path | None:
-        """The directory of a batch, if there is one."""
+        """Name the directory of a batch, if there is one."""
         return None if self.directory is None else self.directory / BATCHES / f"{program}-{batch}"
 
     def identity(self, program: int, batch: int) -> str:
-        """What tells a batch from any other, of this sweep or another."""
+        """Hash what tells a batch from any other, of this sweep or another."""
         swept = [self.manifest.get(name) for name in SWEPT]
         parts = json.dumps([swept, self.num_rows(program), program, batch], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()
@@ -109,7 +109,7 @@ def open_journal(directory: str | Path | None, sweep: Sweep, num_programs: int) 
     with files.as_run_error(f"directory={str(path)!r}"):
         _make(path)
         lock = contextlib.ExitStack()
-        lock.enter_context(files.locked(path))
+        lock.enter_context(files.lock(path))
     with lock:
         if (path / MANIFEST).exists():
             journal = Journal(path, _read_manifest(path))

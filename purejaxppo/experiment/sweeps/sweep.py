@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from purejaxppo.algorithms import PPO, Algorithm
-from purejaxppo.errors import ConfigError, RunError
+from purejaxppo.errors import ConfigError, RunError, unknown_name
 from purejaxppo.experiment.runs import checkpoints, files, loop
 from purejaxppo.experiment.runs.devices import available_bytes
 from purejaxppo.experiment.runs.files import RUN, SUMMARY
@@ -58,7 +59,7 @@ class Session(NamedTuple):
     stop: threading.Event
 
     def job(self, group: Group, program: int, batch: int, num_rows: int) -> Job:
-        """A batch of a program's rows; the last row fills up the last batch."""
+        """Describe a batch of a program's rows; the last row fills up the last batch."""
         num_programs, num_batches = len(self.journal.manifest["programs"]), -(-len(group.rows.keys) // num_rows)
         parts = [("program", program, num_programs), ("batch", batch, num_batches)]
         return Job(
@@ -154,6 +155,43 @@ def load_trials(directory: str | Path, *, algorithm: Algorithm = PPO, imports: S
     return _trials(what, groups, results, journal)
 
 
+def load_agents(
+    directory: str | Path, trial: str, *, algorithm: Algorithm = PPO, imports: Sequence[str] = ()
+) -> tuple[Any, Any]:
+    """Load one trial's agents of a finished sweep.
+
+    Args:
+        directory: of the sweep.
+        trial: its name, see `Trial`.
+        algorithm: what the sweep was made with.
+        imports: modules of yours that the configurations name, see `import_paths`.
+
+    Returns:
+        `(config, state)`, the state `[num_seeds]`.
+
+    Raises:
+        ConfigError: there is no such trial, or the sweep was made with another algorithm.
+        RunError: the directory holds no sweep, one that is not finished, or corrupt files.
+    """
+    journal, what = read_journal(directory, algorithm, imports)
+    names = [name for name, _ in what.trials]
+    if trial not in names:
+        raise unknown_name("trial", trial, names)
+    index, groups = names.index(trial), _groups(what)
+    check_programs(journal, len(groups))
+    session = Session(what, journal, 0, no_callback, threading.Event())
+    number = next(number for number, group in enumerate(groups) if index in group.trials)
+    first = groups[number].trials.index(index) * what.num_seeds
+    states = []
+    for job in _jobs(session, groups[number], number):
+        found = loop.newest(job)
+        if found is None or found.num_updates < job.num_updates:
+            raise RunError(f"{job.directory}: is not finished; the same call of sweep resumes it")
+        states.append(found.state)
+    rows = slice(first, first + what.num_seeds)
+    return what.trials[index][1], jax.tree.map(lambda *parts: jnp.concatenate(parts)[rows], *states)
+
+
 def _run_as_trial(directory: str | Path, algorithm: Algorithm, imports: Sequence[str]) -> Trial:
     job = open_run(directory, algorithm, imports).job
     outcome = loop.read_outcome(job)
@@ -165,7 +203,7 @@ def _run_as_trial(directory: str | Path, algorithm: Algorithm, imports: Sequence
 
 
 def _groups(what: Sweep) -> list[Group]:
-    """Configurations with the same static fields, which are part of the tree's structure, share a program."""
+    """Group configurations by their static fields, which are part of the tree's structure: they share a program."""
     keys = jax.random.split(jax.random.split(what.key)[0], what.num_seeds)
     trials: dict[Any, list[int]] = {}
     for i, (_, config) in enumerate(what.trials):
@@ -174,7 +212,7 @@ def _groups(what: Sweep) -> list[Group]:
 
 
 def _jobs(session: Session, group: Group, number: int) -> list[Job]:
-    """The batches of a program that was compiled before.
+    """Describe the batches of a program that was compiled before.
 
     Raises:
         RunError: it was not.
@@ -314,7 +352,7 @@ def _check_bound(programs: Programs, bound: int) -> None:
 
 
 def _trials(what: Sweep, groups: list[Group], results: list[list[Outcome]], journal: Journal) -> list[Trial]:
-    """The results of all groups by trial, in the order of the combinations."""
+    """Split the results of all groups into trials, in the order of the combinations."""
     trials: dict[int, Trial] = {}
     for number, (group, outcomes) in enumerate(zip(groups, results, strict=True)):
         metrics = {name: np.concatenate([part.metrics[name] for part in outcomes]) for name in outcomes[0].metrics}
