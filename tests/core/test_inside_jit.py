@@ -82,9 +82,10 @@ def test_a_debugger_of_nans_is_refused():
 
 
 def test_without_assertions_it_is_the_same(plain):
-    program = f"import jax, purejaxppo as p; c = p.Config(env='GridWorld-treasure', **{SMALL!r})\n"
+    program = f"import jax, purejaxppo as p; from purejaxppo import MLP; c = p.Config(env='GridWorld-treasure', **{SMALL!r})\n"
     program += "print(p.train(c, jax.random.key(0))[1]['value_loss'].tolist())"
     result = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(eval(result.stdout), plain[1]["value_loss"], rtol=1e-4)
 
 

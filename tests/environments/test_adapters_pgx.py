@@ -106,10 +106,33 @@ def test_mask_of_2048_and_features():
     assert {name: part.shape for name, part in space.spaces.items()} == jax.tree.map(jnp.shape, obs)
 
 
-@pytest.mark.parametrize("game", ["tic_tac_toe", "go_9x9", "sparrow_mahjong"])
-def test_games_of_several_players_are_refused(game):
-    with pytest.raises(ConfigError, match=rf"pgx/{game}.*one player, but this one has [23]"):
+@pytest.mark.parametrize("game", ["go_9x9", "sparrow_mahjong"])
+def test_other_games_of_several_players_are_refused(game):
+    with pytest.raises(ConfigError, match=rf"pgx/{game}.*one player, or one of .*, but this one has [23] players"):
         Config(env=f"pgx/{game}")
+
+
+LINES = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6], [1, 4, 7], [2, 5, 8], [0, 4, 8], [2, 4, 6]]
+
+
+def test_both_players_of_tic_tac_toe_are_the_agent():
+    """Seen by the one who moves next, paid to the one who has moved."""
+    (obs, _), actions, steps = play(make("pgx/tic_tac_toe"), 200)
+    board, results = [np.zeros(9, bool), np.zeros(9, bool)], []  # of the one who moves, and of the other
+    seen = jax.tree.map(lambda first, later: np.concatenate([first[None], later]), obs, steps.obs)
+    for i, action in enumerate(np.asarray(actions)):
+        np.testing.assert_array_equal(seen["observation"][i].reshape(9, 2).T, board)
+        np.testing.assert_array_equal(seen["legal_action_mask"][i], ~(board[0] | board[1]))
+        board[0][action] = True
+        has_won = any(board[0][line].all() for line in LINES)
+        is_over = has_won or np.all(board[0] | board[1])
+        assert (steps.reward[i], steps.terminated[i], steps.done[i]) == (has_won, is_over, is_over)
+        board = board[::-1]
+        np.testing.assert_array_equal(steps.next_obs["observation"][i].reshape(9, 2).T, board)
+        if is_over:
+            board = [np.zeros(9, bool), np.zeros(9, bool)]
+            results.append(has_won)
+    assert {False, True} == set(results)
 
 
 @pytest.mark.slow
