@@ -123,7 +123,7 @@ def _base(name: str | None, env: str | None, network: str | None, imports: Seque
     config = Config() if name is None else preset(name, imports=imports)
     chosen = {"env": env, "network": network}
     named = {field: _named(field, text) for field, text in chosen.items() if text is not None}
-    if named.get("network") == _name_in_flag("network", config.network):
+    if network is not None and network == _name_in_flag("network", config.network):
         del named["network"]  # it has the preset's fields
     return override(config, named)
 

@@ -8,8 +8,9 @@ import types
 import jax
 import pytest
 
-from purejaxppo import MLP, Config, GridWorld, GridWorldParams, cli
+from purejaxppo import GRU, MLP, Config, GridWorld, GridWorldParams, cli
 from purejaxppo.tables import dumps
+from tests.support import programs
 from tests.support.flags import SMALL, parse
 
 
@@ -60,6 +61,93 @@ def test_flags_reach_the_configuration():
     assert (config.env, seeds.num_seeds) == ("Acrobot-v1", 1)
     config, _ = parse(["train", "--env-params", "slip=0.25"])
     assert config.env_params.slip == 0.25
+
+
+def test_flags_of_a_network_are_its_fields():
+    config, _ = parse(["train", "--network", "gru", "--network.hidden-sizes", "8"])
+    assert config.network == GRU(hidden_sizes=(8,))
+    config, _ = parse(["train", "--network.hidden-sizes", "3", "--network.shared-torso"])
+    assert config.network == parse(["train"])[0].network.replace(hidden_sizes=(3,), shared_torso=True)
+    config, _ = parse(["train", "--preset", "maze", "--network", "mlp"])  # the preset's own, not the class's defaults
+    assert config.network == parse(["train", "--preset", "maze"])[0].network
+    assert parse(["train", "--network.hidden-sizes"])[0].network.hidden_sizes == ()
+
+
+@pytest.fixture
+def my_module(tmp_path, monkeypatch):
+    """A module in the working directory, where `python -m` would find it."""
+    programs.write(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    yield lambda: sys.modules[programs.NAME]
+    programs.forget()
+
+
+def test_flags_name_an_environment_a_network_and_functions_of_ones_own(my_module):
+    flags = ["--env", "my_module:Env", "--network", "my_module:Net", "--optimizer", "my_module:optimizer"]
+    config, _ = parse(["train", *flags, "--network.width", "4", "--env-params", "prize=3"])
+    assert (config.env, config.env_params) == (my_module().Env(), my_module().Params(prize=3.0))
+    assert config.network == my_module().Net(width=4)
+    assert config.optimizer is my_module().optimizer
+    alone, _ = parse(["train", "--network.width=6", "--network=my_module:Net", "--env", "CartPole-v1"])
+    assert alone.network == my_module().Net(width=6)
+    assert alone == Config(env="CartPole-v1", network=my_module().Net(width=6))
+    named, _ = parse(["train", "--advantage", "my_module:explode", "--lr-schedule=my_module:explode"])
+    assert named.advantage is named.lr_schedule is my_module().explode
+
+
+def test_a_preset_that_names_a_module_needs_the_import(my_module, tmp_path, capsys):
+    config, _ = parse(["train", "--env", "my_module:Env", "--network", "my_module:Net", "--network.width", "4"])
+    path = tmp_path / "mine.toml"
+    path.write_text(dumps(config))
+    programs.forget()
+    programs.was_imported(tmp_path / "work")
+    assert cli.main(["train", "--preset", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "env='my_module:Env': names the module my_module" in err
+    assert "on the command line --import my_module" in err
+    assert not programs.was_imported(tmp_path / "work")
+    for flag in (["--import", "my_module"], ["--import=my_module"]):
+        found, _ = parse(["train", *flag, "--preset", str(path), "--network.width", "5"])
+        assert found == config.replace(env=my_module().Env(), network=my_module().Net(width=5))
+
+
+@pytest.mark.usefixtures("my_module")
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--env", "my_module:Nope"], "env='my_module:Nope': must be a class derived from gymnax's Environment"),
+        (["--env", "my_module:optimizer"], "env='my_module:optimizer': must be a class derived from gymnax's"),
+        (["--env", "my_module:Net"], "env='my_module:Net': must be a class derived from gymnax's Environment"),
+        (["--network", "my_module:Env"], "network='my_module:Env': must be a class derived from flax's Module or"),
+        (["--network", "os:system"], "network='os:system': must be a class derived from flax's Module or"),
+        (["--network", "no_such:Net"], "network: the module no_such cannot be imported (ModuleNotFoundError("),
+        (["--network", "my_module:Net:x"], "unknown network 'my_module:Net:x'; known: mlp, cnn, gru"),
+        (["--network", "gruu"], "unknown network 'gruu'; did you mean 'gru'?"),
+        (["--network"], "unknown network ''; known: mlp, cnn, gru"),
+        (["--network", "gru", "--network.width", "4"], "--network.width"),
+        (["--network", "my_module:Net", "--network.hidden-sizes", "4"], "--network.hidden-sizes"),
+        (["--network", "my_module:Net", "--network.width", "x"], "Error parsing --network.width: invalid literal"),
+        (["--network", "gru", "--network.hidden-sizes", "0"], "hidden_sizes=(0,): must be a sequence of integers"),
+        (["--network", "gru", "--num-envs", "6"], "num_minibatches=4: must be a divisor of num_envs = 6, as a network"),
+        (["--hidden-sizes", "4"], "--hidden-sizes"),
+        (["--optimizer", "my_module:Net"], "optimizer='my_module:Net': must be a function"),
+        (["--optimizer", "my_module:nope"], "optimizer='my_module:nope': must be a function"),
+        (["--optimizer", "adamm"], "optimizer='adamm': must be one of 'adam', 'adamw'"),
+        (["--optimizer", "no_such:adam"], "optimizer: the module no_such cannot be imported (ModuleNotFoundError("),
+        (["--lr-schedule", "my_module:nope"], "lr_schedule='my_module:nope': must be a function"),
+        (["--env", "my_module:Env", "--env-params", "money=1"], "unknown env_params name 'money'"),
+        (["--env", "my_module:Env", "--info", "nope"], "unknown info 'nope'"),
+    ],
+)
+def test_a_mistake_about_what_is_ones_own_is_one_line_and_status_2(argv, said, capsys, monkeypatch):
+    monkeypatch.setattr(cli.train, "train_at_once", lambda *_: pytest.fail("it went on"))
+    for command in ("train", "describe", "sweep"):
+        assert cli.main([command, *argv]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert said in err
 
 
 def test_a_preset_with_a_map_of_its_own(tmp_path, capsys):

@@ -70,7 +70,7 @@ CHANGES: list[dict[str, Any]] = [
     {"lr_schedule": "constant"},
     {"lr_schedule": warm_up},
     {"normalize_advantage": False},
-    {"clip_value": True},
+    {"clip_value": False},
     {"normalize_obs": True},
     {"normalize_reward": True},
     {"lr_end": 5e-3},
@@ -146,7 +146,7 @@ def test_every_field_of_a_network_is_among_the_changes():
 
 
 def test_defaults_are_those_of_cleanrl_and_every_addition_is_off():
-    """Those of its `ppo.py`, except that value clipping is off."""
+    """Those of its `ppo.py`."""
     values = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)}
     cleanrl = {
         "total_timesteps": 500_000,
@@ -158,6 +158,7 @@ def test_defaults_are_those_of_cleanrl_and_every_addition_is_off():
         "optimizer": "adam",
         "advantage": "gae",
         "normalize_advantage": True,
+        "clip_value": True,
         "lr": 2.5e-4,
         "lr_schedule": "linear",
         "gamma": 0.99,
