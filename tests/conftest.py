@@ -13,14 +13,11 @@ QUICK = (
     "test_advantages",
     "test_combinations",
     "test_files",
-    "test_learning",
     "test_losses",
     "test_maps",
-    "test_planning",
     "test_schedules",
     "test_shuffling",
     "test_statistics",
-    "test_tables",
     "test_task",
 )
 
