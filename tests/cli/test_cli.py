@@ -68,8 +68,8 @@ def test_flags_of_a_network_are_its_fields():
     assert config.network == GRU(hidden_sizes=(8,))
     config, _ = parse(["train", "--network.hidden-sizes", "3", "--network.shared-torso"])
     assert config.network == parse(["train"])[0].network.replace(hidden_sizes=(3,), shared_torso=True)
-    config, _ = parse(["train", "--preset", "maze", "--network", "mlp"])  # the preset's own, not the class's defaults
-    assert config.network == parse(["train", "--preset", "maze"])[0].network
+    config, _ = parse(["train", "--preset", "treasure", "--network", "mlp"])  # the preset's own, not the class's defaults
+    assert config.network == parse(["train", "--preset", "treasure"])[0].network
     assert parse(["train", "--network.hidden-sizes"])[0].network.hidden_sizes == ()
 
 

@@ -43,11 +43,12 @@ def test_steps_are_those_of_the_package(game):
         action = jnp.argmax(jnp.roll(state.legal_action_mask, -i)) + i
         action = jnp.int32(action % env.num_actions)
         obs, state, reward, terminated, _ = step(key, state, action, params)
+        player = raw_state.current_player  # whose move it is
         raw_state = raw_step(raw_state, action, key)
         jax.tree.map(np.testing.assert_array_equal, state, raw_state)
         np.testing.assert_array_equal(obs["observation"], raw_state.observation)
         np.testing.assert_array_equal(env.action_mask(obs, params), raw_state.legal_action_mask)
-        assert reward == raw_state.rewards[0]
+        assert reward == raw_state.rewards[player]
         assert terminated == raw_state.terminated
         assert not env.is_truncated(state, params)
 
@@ -133,6 +134,14 @@ def test_both_players_of_tic_tac_toe_are_the_agent():
             board = [np.zeros(9, bool), np.zeros(9, bool)]
             results.append(has_won)
     assert {False, True} == set(results)
+
+
+def test_nobody_loses_connect_four_by_a_move_of_their_own():
+    _, _, steps = play(make("pgx/connect_four"), 200)
+    reward, done = np.asarray(steps.reward), np.asarray(steps.done)
+    assert done.sum() >= 4
+    assert set(reward[~done]) == {0}
+    assert {1} <= set(reward[done]) <= {0, 1}
 
 
 @pytest.mark.slow

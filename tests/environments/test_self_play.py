@@ -159,10 +159,9 @@ def test_self_play_learns_what_no_opponent_can_beat():
         gae_lambda=0.9,
         num_envs=128,
         num_steps=32,
-        total_timesteps=600_000,
+        total_timesteps=1_000_000,
         lr=2e-3,
-        ent_coef=0.3,
-        clip_value=False,
+        ent_coef=0.4,
         network=MLP(activation="relu"),
     )
     keys = jax.random.split(jax.random.key(0), 4)
