@@ -8,7 +8,7 @@ import types
 import jax
 import pytest
 
-from purejaxppo import GRU, MLP, Config, GridWorld, GridWorldParams, cli
+from purejaxppo import GRU, MLP, Config, GridWorld, GridWorldParams, cli, preset
 from purejaxppo.tables import dumps
 from tests.support import programs
 from tests.support.flags import SMALL, parse
@@ -68,8 +68,8 @@ def test_flags_of_a_network_are_its_fields():
     assert config.network == GRU(hidden_sizes=(8,))
     config, _ = parse(["train", "--network.hidden-sizes", "3", "--network.shared-torso"])
     assert config.network == parse(["train"])[0].network.replace(hidden_sizes=(3,), shared_torso=True)
-    config, _ = parse(["train", "--preset", "treasure", "--network", "mlp"])  # the preset's own, not the class's defaults
-    assert config.network == parse(["train", "--preset", "treasure"])[0].network
+    for flags in ([], ["--network", "mlp"]):  # a preset's own fields, not the class's defaults
+        assert parse(["train", "--preset", "treasure", *flags])[0].network == preset("treasure").network != MLP()
     assert parse(["train", "--network.hidden-sizes"])[0].network.hidden_sizes == ()
 
 
