@@ -1,5 +1,6 @@
 """Strict settings for every test."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 MAPS = Path("/proc/self/maps")
 MANY_MAPS = 20_000
+# Half of the time of compiling; of processes that tests begin as well.
+QUICKLY_COMPILED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
 # The files of the quick subset: something of everything, in a minute.
 QUICK = (
     "test_advantages",
@@ -29,10 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    # Programs compiled once serve later runs of the tests.
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    if config.pluginmanager.hasplugin("cacheprovider"):  # programs compiled once serve later runs of the tests
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_disable_most_optimizations", not config.option.optimized)
+    # Most tests spend their time compiling, and little running; the slow ones are the other way round.
+    if not (config.option.optimized or config.option.markexpr == "slow"):
+        jax.config.update("jax_disable_most_optimizations", True)
+        os.environ["XLA_FLAGS"] = " ".join([*QUICKLY_COMPILED, os.environ.get("XLA_FLAGS", "")])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,15 +60,3 @@ def promoted_ranks() -> Iterator[None]:
     """As the packages of other suites do it."""
     with jax.numpy_rank_promotion("allow"):
         yield
-
-
-@pytest.fixture(autouse=True)
-def _optimize_what_runs_long(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Most tests spend their time compiling, and little running; the slow ones are the other way round."""
-    if request.node.get_closest_marker("slow") is None:
-        yield
-        return
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)

@@ -213,6 +213,7 @@ OWN = {
     "more of them": {"env": Own(), "env_params": Struct(prize=np.float32(0.1), max_steps_in_episode=9)},
     "parameters as a tuple": {"env": Own(color="blue"), "env_params": Tuple(prize=0.25)},
     "a network": {"env": "CartPole-v1", "network": Memory(width=9)},
+    "a dtype as the class has it": {"env": "CartPole-v1", "network": Net(3, gains=(2.0,))},
     "a network without fields": {"env": "CartPole-v1", "network": Plain()},
     "settings of a network": {"network": Wide(hidden_sizes=(3,), gain=2.0)},
     "functions": {"optimizer": optimizer, "advantage": gae, "lr_schedule": half, "ent_coef_schedule": half},
@@ -277,13 +278,13 @@ def test_parameters_of_an_own_environment_in_a_file():
     [
         ({"env": Own(start=None)}, r"env\.start=None: must be a number, a word, a switch or a sequence of such"),
         ({"env": Own(layers=(None,))}, r"env\.layers=None: must be a single number, word or switch"),
-        ({"network": Net(3)}, r"network\.dtype=.*float32.*: must be a number, a word, a switch or a sequence"),
+        ({"network": Net(3, dtype=jnp.bfloat16)}, r"network\.dtype=.*bfloat16.*: must be a number, a word, a switch or a sequence"),
         ({"env": probes.Recall()}, r"env=.*Recall.*: must be an id or a frozen dataclass, to be written to a file"),
         ({"env": Own(color="gray"), "env_params": Nameless()}, r"env_params=.*: must be a dataclass or a named tuple"),
         ({"lr": jnp.array([1.0, 2.0])}, r"lr=.*: must be a single number, word or switch, to be written to a file"),
         ({"optimizer": lambda lr: optimizer(lr)}, "optimizer=.*<lambda> of .*: could not be imported again: move it"),
     ],
-    ids=["nothing for something", "nothing in a tuple", "a type", "no dataclass", "nameless", "an array", "a lambda"],
+    ids=["nothing for something", "nothing in a tuple", "another dtype", "no dataclass", "nameless", "an array", "a lambda"],
 )
 def test_what_a_file_could_not_give_back_is_not_written(own, said):
     config = Config(**{"env": "CartPole-v1"} | own)

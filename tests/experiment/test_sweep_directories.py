@@ -357,22 +357,22 @@ def test_a_corrupt_manifest_is_refused_and_nothing_is_lost(directory, change, sa
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        edit("trials", 0, "config", "lr", value=-1),
-        edit("trials", 0, "config", "env", "type", value="os.system"),
-        edit("trials", 0, "config", "network", value="os:system"),
-        edit("options", "num_evaluations", value=-1),
-        edit("options", value=[]),
-        edit("key", "impl", value="nope"),
-        edit("key", "data", value="x"),
+        (edit("trials", 0, "config", "lr", value=-1), "lr=-1: must be"),
+        (edit("trials", 0, "config", "env", "type", value="os.system"), r"env\.type='os\.system': must be one of"),
+        (edit("trials", 0, "config", "network", value="os:system"), "network='os:system': must be a class"),
+        (edit("options", "num_evaluations", value=-1), "num_evaluations=-1: must be"),
+        (edit("options", value=[]), r"is corrupt \("),
+        (edit("key", "impl", value="nope"), r"is corrupt \("),
+        (edit("key", "data", value="x"), r"is corrupt \("),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_refused(directory, change):
+def test_a_manifest_that_cannot_be_used_is_refused(directory, change, said):
     manifest = json.loads((directory / "sweep.json").read_text())
     change(manifest)
     (directory / "sweep.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match=r"sweep.json: is corrupt \("):
+    with pytest.raises(RunError, match=f"sweep.json: {said}"):
         load_trials(directory)
 
 

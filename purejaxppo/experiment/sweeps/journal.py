@@ -138,7 +138,9 @@ def read_journal(directory: str | Path, algorithm: Algorithm, imports: Sequence[
             tables.from_table(trial["config"], algorithm.config, imports=imports) for trial in manifest["trials"]
         ]
         options, key = RunOptions(**manifest["options"]), key_from_json(manifest["key"])
-    except (ConfigError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except ConfigError as error:
+        raise RunError(f"{path / MANIFEST}: {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{path / MANIFEST}: is corrupt ({error})") from None
     names = [trial["name"] for trial in manifest["trials"]]
     trials = list(zip(names, configs, strict=True))
