@@ -50,7 +50,7 @@ class ActorCritic:
     def module(self) -> nn.Module:
         """The flax module."""
         if isinstance(self.network, Network):
-            return self.network.module(self.task.action_space, self.task.num_observations)
+            return self.network.module(self.task.action_kind, self.task.num_observations)
         return self.network
 
     @property
@@ -272,7 +272,7 @@ class ActorCritic:
 
     def _check_outputs(self, outputs: Any) -> None:
         """Refuse what a user's network gives for one observation, unless it is what the learner reads."""
-        name, space = f"network={type(self.network).__name__}", self.task.action_space
+        name, space = f"network={type(self.network).__name__}", self.task.action_kind
         parts = ("distribution", "value", "memory") if self.is_recurrent else ("distribution", "value")
         if not (isinstance(outputs, tuple) and len(outputs) == len(parts) and isinstance(outputs[0], Distribution)):
             raise ConfigError(f"{name}: must give ({', '.join(parts)}) for one observation")

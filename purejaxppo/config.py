@@ -105,10 +105,14 @@ class Config(Settings):
         object.__setattr__(self, "network", networks.resolve(self.network))
         object.__setattr__(self, "info", tuple(self.info))
         environments.check_supported(environments.make(self.env), self.env_params)
+        self.check_unchanged()
         self._check_environment()
         self._check_network()
         self._check_schedules()
         self._check_sizes()
+
+    def check_unchanged(self) -> None:
+        environments.check_unchanged(self.env)
 
     def _check_environment(self) -> None:
         """Refuse options that the environment cannot have."""
@@ -126,7 +130,7 @@ class Config(Settings):
         """Refuse a network that does not fit."""
         network, task = self.network, make_task(self.env)
         if isinstance(network, Network):
-            network.check(task.action_space, task.observation_space)
+            network.check(task.action_kind, task.observation_space)
         has_memory = network.is_recurrent if isinstance(network, Network) else isinstance(network, Recurrent)
         if has_memory and self.num_envs % self.num_minibatches:
             allowed = f"a divisor of num_envs = {self.num_envs}, as a network with a memory learns from sequences"

@@ -14,7 +14,7 @@ class ConfigError(PurejaxppoError, ValueError):
     @classmethod
     def of(cls, field: str, value: Any, allowed: str) -> Self:
         """The error for one field."""
-        return cls(f"{field}={value!r}: must be {allowed}")
+        return cls(f"{field}={' '.join(repr(value).split())}: must be {allowed}")  # an array has many lines
 
 
 class RunError(PurejaxppoError, OSError):

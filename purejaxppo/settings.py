@@ -96,6 +96,9 @@ class Settings:
                 value = check(field.name, getattr(self, field.name), field.metadata["allowed"])
                 object.__setattr__(self, field.name, value)
 
+    def check_unchanged(self) -> None:
+        """Refuse objects that were changed where they are; asked whenever the settings go into a program."""
+
     def replace(self, **values: Any) -> Self:
         """A copy with some fields changed, validated like a new one."""
         current = {field.name: getattr(self, field.name) for field in _fields(type(self))}
@@ -165,6 +168,7 @@ def _register(cls: type) -> None:
     keys = [jax.tree_util.GetAttrKey(name) for name in names]
 
     def flatten(settings: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        settings.check_unchanged()
         return [getattr(settings, name) for name in names], tuple(getattr(settings, name) for name in static_names)
 
     def flatten_with_keys(settings: Any) -> tuple[list[Any], tuple[Any, ...]]:

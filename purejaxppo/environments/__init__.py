@@ -10,13 +10,14 @@ import gymnax
 import jax
 import numpy as np
 from gymnax.environments.misc.frozen_lake import FrozenLake
+from jax.core import Tracer
 
 from purejaxppo.environments import adapters, maps
-from purejaxppo.environments.base import Environment, name_of
+from purejaxppo.environments.base import Environment, check_unchanged, name_of
 from purejaxppo.environments.env_checker import check_env
 from purejaxppo.environments.gridworld import GridWorld, GridWorldParams
 from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGridWorldParams
-from purejaxppo.environments.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from purejaxppo.environments.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple, has_same_form
 from purejaxppo.environments.tabular import is_tabular, tabulate
 from purejaxppo.environments.task import Task
 from purejaxppo.errors import ConfigError, unknown_name
@@ -32,6 +33,7 @@ __all__ = [
     "TabularModel",
     "Task",
     "check_env",
+    "check_unchanged",
     "is_tabular",
     "make",
     "make_task",
@@ -60,9 +62,11 @@ def resolve(env: Any) -> Any:
     Raises:
         ConfigError: neither an id, nor the path of a map, nor an environment.
     """
+    if isinstance(env, str) and env in ids():
+        return env
     if isinstance(env, Path) or (isinstance(env, str) and env.endswith(".txt")):
         return GridWorld(str(env))
-    if isinstance(env, str) and env.partition("/")[0] not in adapters.SUITES and env not in ids():
+    if isinstance(env, str) and env.partition("/")[0] not in adapters.SUITES:
         raise unknown_name("env", env, ids())
     return env
 
@@ -75,9 +79,9 @@ def make(env: Any) -> Any:
 @functools.cache
 def _make(env_id: str) -> Any:
     # gymnax environments hash by identity: a fresh one for each call would compile each time.
-    if "/" in env_id:
-        return adapters.make(env_id)
-    return OURS[env_id]() if env_id in OURS else gymnax.make(env_id)[0]
+    if env_id in OURS:
+        return OURS[env_id]()
+    return gymnax.make(env_id)[0] if env_id in gymnax.registered_envs else adapters.make(env_id)
 
 
 def make_task(env: Any, params: Any = None) -> Task:
@@ -149,3 +153,31 @@ def check_supported(env: Any, env_params: Any) -> None:
     if env_params is not None and jax.tree.structure(env_params) != expected:
         allowed = f"None, or parameters of {name} ({type(default_params).__name__})"
         raise ConfigError.of("env_params", env_params, allowed)
+    if env_params is not None and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(env_params)):
+        for row in _first_and_last(env_params, default_params):
+            _check_form("action_space", env, row, action_space)
+            _check_form("observation_space", env, row, obs_space)
+
+
+def _first_and_last(params: Any, default: Any) -> list[Any]:
+    """Parameters over which `jax.vmap` maps, at both ends; others as they are."""
+
+    def at(index: int) -> Any:
+        return jax.tree.map(lambda x, like: x if np.ndim(x) == np.ndim(like) else x[index], params, default)
+
+    return [params] if jax.tree.map(np.ndim, params) == jax.tree.map(np.ndim, default) else [at(0), at(-1)]
+
+
+def _check_form(what: str, env: Any, params: Any, usual: Any) -> None:
+    """Refuse parameters that change a space in more than bounds: the program is made for the default ones.
+
+    Raises:
+        ConfigError: they do.
+    """
+    try:
+        space = getattr(env, what)(params)
+    except Exception:  # an author's code, which training may not need
+        return
+    if not has_same_form(space, usual):
+        why = "parameters must not change more than bounds of a space; make it a field of the environment"
+        raise ConfigError(f"env_params: {what} becomes {space}, by default it is {usual}; {why}")

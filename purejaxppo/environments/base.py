@@ -1,10 +1,12 @@
 """The base class of environments: gymnax's, and what it lacks."""
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from jax import Array
 
 from purejaxppo.environments.spaces import flatten
+from purejaxppo.errors import ConfigError
 from purejaxppo.planning import TabularModel
 
 if TYPE_CHECKING:
@@ -44,6 +46,44 @@ class Environment(GymnaxEnvironment):
     def tabular_model(self, params: Any) -> TabularModel | None:
         """The environment as arrays, for `planning`; None if it is not finite or does not know itself."""
         return None
+
+
+def owner_of(env: Any, method: str) -> Any:
+    """The environment itself or, under wrappers such as gymnax's, the outermost one whose class has the method."""
+    while env is not None and not hasattr(type(env), method):
+        env = wrapped(env)
+    return env
+
+
+def wrapped(env: Any) -> Any:
+    """What a wrapper such as gymnax's wraps; None for an environment."""
+    return getattr(env, "__dict__", {}).get("_env")
+
+
+_FIRST_SEEN: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def check_unchanged(env: Any) -> None:
+    """Refuse an environment object one of whose public attributes is not what it was when it was first given.
+
+    A program that is compiled for an object is used again for the same object, whatever it holds by now.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    if isinstance(env, str) or not hasattr(env, "__dict__"):
+        return
+    now = {name: value for name, value in vars(env).items() if not name.startswith("_")}
+    for name, value in _FIRST_SEEN.setdefault(env, now).items():
+        if not _is_same(value, now.get(name)):
+            why = "changed after its first use, which compiled programs would not see; make a new one"
+            raise ConfigError(f"env={name_of(env)!r}: its {name} must not be {why}")
+    if wrapped(env) is not None:
+        check_unchanged(wrapped(env))
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, bool | int | float | str | tuple) and bool(a == b))
 
 
 def name_of(env: Any) -> str:

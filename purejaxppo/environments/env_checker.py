@@ -6,13 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
 from purejaxppo.environments import spaces
 from purejaxppo.environments.task import Task
+from purejaxppo.errors import ConfigError
 from purejaxppo.keys import is_key
 
 SEED = 0
+LONGEST_WALK = 10_000  # steps
 
 
 def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> list[str]:
@@ -31,6 +34,8 @@ def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> list
     try:
         params = env.default_params if env_params is None else env_params
         return [*_of_interface(env, params)] or [*_of_shapes(env, params)] or [*_of_walk(env, params, num_steps)]
+    except ConfigError as error:
+        return [str(error)]
     except Exception as error:  # whatever an author's code raises is what is wrong with it
         return [f"it raises {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"]
 
@@ -56,6 +61,11 @@ def _of_shapes(env: Any, params: Any) -> Iterator[str]:
     obs, state = jax.eval_shape(env.reset, key, params)
     yield from _of_spec("reset's observation", env.observation_space(params), obs)
     action = jax.eval_shape(lambda obs, key: _random_action(Task(env, params), obs, key), obs, key)
+    if isinstance(env, GymnaxEnvironment):  # whose `step` puts both together
+        terminated = jax.eval_shape(env.step_env, key, state, action, params)[3]
+        if terminated.shape != ():
+            yield f"terminated has shape {terminated.shape}: it must be a single number"
+            return
     result = jax.eval_shape(env.step, key, state, action, params)
     if len(result) not in (5, 6):
         yield f"step gives {len(result)} values: it must give obs, state, reward, terminated, truncated, info"
@@ -105,9 +115,10 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
         return (step.obs, step.state), (step, again, mask)
 
     keys = jax.random.split(key_steps, num_steps)
-    _, (steps, again, masks) = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((obs, state))
-    yield from _of_values("observation", task.observation_space, steps.obs)
-    yield from _of_values("final_observation", task.observation_space, steps.next_obs)
+    last, (steps, again, masks) = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((obs, state))
+    space = env.observation_space(params)
+    yield from _of_values("observation", space, steps.obs)
+    yield from _of_values("final_observation", space, steps.next_obs)
     if not np.all(np.isfinite(steps.reward)):
         yield "a reward is not finite"
     if not all(map(_same, jax.tree.leaves(steps), jax.tree.leaves(again))):
@@ -119,8 +130,30 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
         yield "where an episode goes on, final_observation differs from the observation"
     if not task.tells_truncation:
         yield "step gives five values: a time limit cannot be told from a termination; gymnax 1.0 gives six"
-    if not np.any(steps.done):
+    if not np.any(steps.done) and not _ends_within(task, last, max(0, _limit(params) - num_steps) + 1):
+        num_steps = max(num_steps, _limit(params) + 1)
         yield f"no episode ended in {num_steps} random steps: evaluation would not return if none ever does"
+
+
+def _limit(params: Any) -> int:
+    """The time limit that the parameters tell, or as far as it is worth to walk."""
+    return int(min(getattr(params, "max_steps_in_episode", LONGEST_WALK), LONGEST_WALK))
+
+
+def _ends_within(task: Task, start: tuple[Any, Any], num_steps: int) -> bool:
+    """Whether an episode ends within some further random steps."""
+
+    def step(carry: tuple[Any, Any, Array, Array, Array]) -> tuple[Any, Any, Array, Array, Array]:
+        obs, state, key, count, _ = carry
+        key, key_action, key_step = jax.random.split(key, 3)
+        result = task.step(key_step, state, _random_action(task, obs, key_action))
+        return result.obs, result.state, key, count + 1, result.done
+
+    def goes_on(carry: tuple[Any, Any, Array, Array, Array]) -> Array:
+        return ~carry[4] & (carry[3] < num_steps)
+
+    first = (*start, jax.random.key(SEED + 1), jnp.int32(0), jnp.array(False))
+    return bool(jax.jit(lambda: jax.lax.while_loop(goes_on, step, first))()[4])
 
 
 def _of_values(what: str, space: Any, values: Any) -> Iterator[str]:
@@ -139,6 +172,13 @@ def _of_values(what: str, space: Any, values: Any) -> Iterator[str]:
 def _random_action(task: Task, obs: Any, key: Array) -> Array:
     """One that the mask allows."""
     space, mask = task.action_space, task.action_mask(obs)
+    if isinstance(space, spaces.Box):
+        low, high = (
+            jnp.broadcast_to(jnp.asarray(bound, jnp.float32), space.shape) for bound in (space.low, space.high)
+        )
+        low = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high - 2, -1))
+        high = jnp.where(jnp.isfinite(high), high, low + 2)  # where there are no bounds, from -1 to 1
+        return jax.random.uniform(key, space.shape, jnp.float32, low, high).astype(space.dtype)
     if mask is None:
         return space.sample(key)
     return jax.random.categorical(key, jnp.where(mask, 0.0, -jnp.inf))

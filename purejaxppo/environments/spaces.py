@@ -9,14 +9,37 @@ import numpy as np
 from gymnax.environments.spaces import Box, Dict, Discrete, Space, Tuple
 from jax import Array
 
-__all__ = ["Box", "Dict", "Discrete", "MultiDiscrete", "Space", "Tuple", "as_declared", "as_floats", "flatten", "parts"]
+from purejaxppo.errors import ConfigError
+
+__all__ = [
+    "Box",
+    "Dict",
+    "Discrete",
+    "MultiDiscrete",
+    "Space",
+    "Tuple",
+    "as_declared",
+    "as_floats",
+    "flatten",
+    "has_same_form",
+    "mask_shape",
+    "parts",
+]
 
 
 class MultiDiscrete(Space):
     """`K` choices at once, the k-th one of `num_categories[k]`: an action is an int32 vector `[K]`."""
 
     def __init__(self, num_categories: Sequence[int]) -> None:
-        self.num_categories = tuple(num_categories)
+        """Take the number of categories of each choice.
+
+        Raises:
+            ConfigError: they are not one or more whole numbers, each at least 1.
+        """
+        sizes = np.asarray(num_categories)
+        if sizes.ndim != 1 or not sizes.size or sizes.dtype.kind not in "iu" or not np.all(sizes >= 1):
+            raise ConfigError.of("num_categories", num_categories, "a sequence of one or more integers >= 1")
+        self.num_categories = tuple(sizes.tolist())
         self.shape = (len(self.num_categories),)
         self.dtype = jnp.int32
 
@@ -30,6 +53,27 @@ class MultiDiscrete(Space):
     def contains(self, x: Array) -> Array:
         """Whether every choice is one of its categories."""
         return jnp.all((x >= 0) & (x < jnp.array(self.num_categories)))
+
+
+def has_same_form(a: Any, b: Any) -> bool:
+    """Whether two spaces are the same but for the bounds of their boxes."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Discrete):
+        return int(a.n) == int(b.n)
+    if isinstance(a, MultiDiscrete):
+        return a.num_categories == b.num_categories
+    if isinstance(a, Box):
+        return tuple(a.shape) == tuple(b.shape) and _box_dtype(a) == _box_dtype(b)
+    ours, theirs = (dict(s.spaces) if isinstance(s, Dict) else dict(enumerate(s.spaces)) for s in (a, b))
+    return ours.keys() == theirs.keys() and all(has_same_form(ours[name], theirs[name]) for name in ours)
+
+
+def mask_shape(space: Any) -> tuple[int, ...] | None:
+    """The shape of a mask for a space of actions; None for a box, which has none."""
+    if isinstance(space, MultiDiscrete):
+        return len(space.num_categories), max(space.num_categories)
+    return (int(space.n),) if isinstance(space, Discrete) else None
 
 
 def flatten(space: Any, obs: Any) -> Array:

@@ -1,6 +1,7 @@
 """Finite environments as arrays, those of gymnax included."""
 
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from gymnax.environments.misc.rooms import EnvState as FourRoomsState
 from gymnax.environments.misc.rooms import FourRooms
 from jax import Array
 
-from purejaxppo.environments.base import Environment
+from purejaxppo.environments.base import Environment, wrapped
 from purejaxppo.errors import ConfigError
 from purejaxppo.planning import TabularModel
 
@@ -24,10 +25,17 @@ def tabulate(env: Any, params: Any) -> TabularModel | None:
     """`env` as arrays, or None if it is not known how.
 
     Known are `GridWorld`, every `Environment` that implements `tabular_model`, and gymnax's `FrozenLake-misc`,
-    `FourRooms-misc` and `Catch-bsuite`. `params` may be traced, so `jax.vmap` maps over them.
+    `FourRooms-misc` and `Catch-bsuite`, and all of them under gymnax's `LogWrapper` and `FlattenObservationWrapper`.
+    `params` may be traced, so `jax.vmap` maps over them.
     """
     if isinstance(env, Environment):
         return env.tabular_model(params)
+    wrappers = sys.modules.get("gymnax.wrappers.purerl")  # nobody has one who has not imported them
+    if wrappers is not None and type(env) in (wrappers.LogWrapper, wrappers.FlattenObservationWrapper):
+        model = tabulate(wrapped(env), params)
+        if model is not None and type(env) is wrappers.FlattenObservationWrapper:
+            model = model._replace(obs=model.obs.reshape(len(model.obs), -1))
+        return model
     known: dict[type, Callable[[Any, Any], TabularModel]] = {
         FrozenLake: _frozen_lake,
         FourRooms: _four_rooms,

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
 from purejaxppo.environments import spaces
-from purejaxppo.environments.base import Environment, name_of
+from purejaxppo.environments.base import name_of, owner_of
 from purejaxppo.environments.tabular import tabulate
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.planning import TabularModel
@@ -47,15 +48,33 @@ class Task:
     params: Any
 
     @cached_property
-    def action_space(self) -> Any:
-        """The space of one action: gymnax's `Discrete` or `Box`, or `MultiDiscrete`."""
+    def action_kind(self) -> Any:
+        """The space of one action under the default parameters: its kind and its sizes are those of all parameters."""
         with jax.ensure_compile_time_eval():  # its bounds are numbers, in a traced function as well
             return self.env.action_space(self.env.default_params)
 
+    @property
+    def action_space(self) -> Any:
+        """The space of one action: gymnax's `Discrete` or `Box`, or `MultiDiscrete`.
+
+        The bounds of a box are those under the parameters, and traced where these are.
+
+        Raises:
+            ConfigError: they cannot be traced.
+        """
+        if not isinstance(self.action_kind, spaces.Box):
+            return self.action_kind
+        try:
+            return self.env.action_space(self.params)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+            what = f"must compute its bounds with jax.numpy, as parameters may be traced ({type(error).__name__})"
+            raise ConfigError(f"env={name_of(self.env)!r}: its action_space {what}") from None
+
     @cached_property
     def observation_space(self) -> Any:
-        """The space of one observation: gymnax's `Discrete`, `Box`, `Dict` or `Tuple`."""
-        return self.env.observation_space(self.env.default_params)
+        """The space of one observation, by kind and sizes: gymnax's `Discrete`, `Box`, `Dict` or `Tuple`."""
+        with jax.ensure_compile_time_eval():
+            return self.env.observation_space(self.env.default_params)
 
     @property
     def num_observations(self) -> int | None:
@@ -66,7 +85,7 @@ class Task:
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one action as the distributions have it, and of the uniform numbers that it is drawn with."""
-        space = self.action_space
+        space = self.action_kind
         return (math.prod(space.shape),) if isinstance(space, spaces.Box) else tuple(space.shape)
 
     @property
@@ -81,12 +100,39 @@ class Task:
 
     def features(self, obs: Any) -> Array:
         """The networks' input for one observation; see `Environment.features`."""
-        env = self.env
-        return env.features(obs) if isinstance(env, Environment) else spaces.flatten(self.observation_space, obs)
+        env = owner_of(self.env, "features")
+        if env is None:
+            return spaces.flatten(self.observation_space, obs)
+        return env.features(self._as_given_by(env, obs))
 
     def action_mask(self, obs: Any) -> Array | None:
-        """The available actions for one observation; see `Environment.action_mask`."""
-        return self.env.action_mask(obs, self.params) if isinstance(self.env, Environment) else None
+        """The available actions for one observation; see `Environment.action_mask`.
+
+        Raises:
+            ConfigError: it is not shaped as the space of actions demands.
+        """
+        env = owner_of(self.env, "action_mask")
+        mask = None if env is None else env.action_mask(self._as_given_by(env, obs), self.params)
+        expected = spaces.mask_shape(self.action_kind)
+        if mask is None or jnp.shape(mask) == expected:
+            return mask
+        if expected is None:
+            raise ConfigError("action_mask: must be None for continuous actions; only choices can be masked")
+        what = f"{expected}, for {self.action_kind}, but has {jnp.shape(mask)}"
+        raise ConfigError(f"action_mask: must have shape {what}")
+
+    def _as_given_by(self, env: Any, obs: Any) -> Any:
+        """An observation as an environment under wrappers gave it: a wrapper may have flattened it."""
+        if env is self.env:
+            return obs
+        with jax.ensure_compile_time_eval():
+            space = env.observation_space(env.default_params)
+        if spaces.has_same_form(space, self.observation_space):
+            return obs
+        if isinstance(space, spaces.Box) and np.shape(obs) == (math.prod(space.shape),):
+            return jnp.reshape(obs, space.shape)
+        what = f"are not those of {name_of(env)}, whose features and action_mask read them"
+        raise ConfigError(f"env: the observations of its wrapper {type(self.env).__name__} {what}")
 
     def typed(self, obs: Any) -> Any:
         """An observation in the dtypes of the observation space; see `spaces.as_declared`."""
@@ -129,13 +175,13 @@ class Task:
             if "final_observation" not in info:
                 raise ConfigError("env: its step must give the successor before any reset as info['final_observation']")
             next_obs = info["final_observation"]
-        terminated = jnp.asarray(terminated, bool).reshape(())
+        terminated = _flag(terminated)
         return Step(
             self.typed(obs),
             jax.tree.map(strong, next_state, state),
             jnp.asarray(reward, jnp.float32).reshape(()),
             terminated,
-            terminated | jnp.asarray(truncated, bool).reshape(()),
+            terminated | _flag(truncated),
             self.typed(next_obs),
             info,
         )
@@ -147,7 +193,7 @@ class Task:
         truncated = self.env.is_truncated(next_state, self.params)
         index = jax.random.randint(key_reset, (), 0, jax.tree.leaves(pool)[0].shape[0])
         fresh = jax.tree.map(lambda leaf: leaf[index], pool)
-        done = terminated | truncated
+        done = _flag(terminated) | _flag(truncated)
         obs, state = jax.tree.map(
             lambda new, old: jnp.where(done, new, strong(old, new)), fresh, (self.typed(next_obs), next_state)
         )
@@ -183,9 +229,14 @@ class Task:
         """The shapes and dtypes of what a step gives."""
         key = jax.random.key(0)
         _, state = jax.eval_shape(self.env.reset, key, self.params)
-        space = self.action_space
+        space = self.action_kind
         action = jax.ShapeDtypeStruct(space.shape, jnp.float32 if isinstance(space, spaces.Box) else jnp.int32)
         return jax.eval_shape(step, key, state, action, self.params)
+
+
+def _flag(x: Any) -> Array:
+    """True or false, of a number of any type."""
+    return jnp.asarray(x).astype(bool).reshape(())
 
 
 def flat_info(info: Any) -> dict[str, Any]:

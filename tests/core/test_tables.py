@@ -278,13 +278,24 @@ def test_parameters_of_an_own_environment_in_a_file():
     [
         ({"env": Own(start=None)}, r"env\.start=None: must be a number, a word, a switch or a sequence of such"),
         ({"env": Own(layers=(None,))}, r"env\.layers=None: must be a single number, word or switch"),
-        ({"network": Net(3, dtype=jnp.bfloat16)}, r"network\.dtype=.*bfloat16.*: must be a number, a word, a switch or a sequence"),
+        (
+            {"network": Net(3, dtype=jnp.bfloat16)},
+            r"network\.dtype=.*bfloat16.*: must be a number, a word, a switch or a sequence",
+        ),
         ({"env": probes.Recall()}, r"env=.*Recall.*: must be an id or a frozen dataclass, to be written to a file"),
         ({"env": Own(color="gray"), "env_params": Nameless()}, r"env_params=.*: must be a dataclass or a named tuple"),
         ({"lr": jnp.array([1.0, 2.0])}, r"lr=.*: must be a single number, word or switch, to be written to a file"),
         ({"optimizer": lambda lr: optimizer(lr)}, "optimizer=.*<lambda> of .*: could not be imported again: move it"),
     ],
-    ids=["nothing for something", "nothing in a tuple", "another dtype", "no dataclass", "nameless", "an array", "a lambda"],
+    ids=[
+        "nothing for something",
+        "nothing in a tuple",
+        "another dtype",
+        "no dataclass",
+        "nameless",
+        "an array",
+        "a lambda",
+    ],
 )
 def test_what_a_file_could_not_give_back_is_not_written(own, said):
     config = Config(**{"env": "CartPole-v1"} | own)

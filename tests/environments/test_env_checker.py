@@ -203,8 +203,38 @@ def test_randomness_that_does_not_come_from_the_key_is_told():
     assert "the same step with the same key gave something else" in check_env(Dice())
 
 
-@pytest.mark.parametrize(("limit", "ends"), [(4, True), (6, False)])
-def test_the_parameters_are_those_that_are_given(limit, ends):
-    params = RandomGridWorldParams(lots_of_money=0.0, max_steps_in_episode=limit)
-    faults = check_env(RandomGridWorld(height=64, width=64), params, num_steps=5)
-    assert any("no episode ended in 5" in fault for fault in faults) == (not ends)
+def test_the_parameters_are_those_that_are_given():
+    params = RandomGridWorldParams(lots_of_money=0.0, max_steps_in_episode=4)
+    assert check_env(RandomGridWorld(height=64, width=64), params, num_steps=5) == []
+
+
+@pytest.mark.parametrize(
+    ("env", "limit", "said"), [(Walk(), 40, []), (Endless(), 40, ["in 41 "]), (Endless(), 1, ["in 5 "])]
+)
+def test_it_walks_on_to_the_time_limit(env, limit, said):
+    class Slow(type(env)):
+        def step_env(self, key, state, action, params):
+            obs, new, reward, _, info = super().step_env(key, state, action, params)
+            return jnp.clip(obs, -3.0, 3.0), new, reward, jnp.bool_(False), info
+
+    faults = check_env(Slow(), Params(limit), num_steps=5)
+    assert len(faults) == len(said)
+    assert all(f"no episode ended {text}random steps" in fault for text, fault in zip(said, faults, strict=True))
+
+
+def test_a_box_without_bounds_is_walked_in():
+    class Open(Walk):
+        low, high = -jnp.inf, jnp.inf
+
+        def action_space(self, params):
+            return spaces.Box(self.low, self.high, (2,))
+
+        def step_env(self, key, state, action, params):
+            obs, new, _, terminated, info = super().step_env(key, state, action[0] > 0, params)
+            return obs, new, jnp.max(jnp.abs(action)), terminated, info
+
+    class Half(Open):
+        low = jnp.array([3.0, -jnp.inf])
+
+    assert check_env(Open()) == []
+    assert check_env(Half()) == []
