@@ -12,6 +12,7 @@ from purejaxppo.distributions import Distribution
 from purejaxppo.environments import Task
 from purejaxppo.environments.task import flat_info
 from purejaxppo.networks import reset_memory
+from purejaxppo.usable import usable
 
 
 class Policy(NamedTuple):
@@ -45,8 +46,9 @@ class Transition(NamedTuple):
     reward: Array
     terminated: Array
     done: Array  # terminated or truncated
-    episode_return: Array  # so far, this step included
+    episode_return: Array  # so far, this step included, of the rewards that can be used
     episode_length: Array
+    is_usable: Array  # bool: no number of the observation or the reward that came of it is unusable, see `usable`
     info: dict[str, Array]  # of the step, float32: what was asked for
 
 
@@ -107,8 +109,9 @@ def rollout(
             reward=result.reward,
             terminated=result.terminated,
             done=result.done,
-            episode_return=runners.episode_return + result.reward,
+            episode_return=runners.episode_return + usable(result.reward),
             episode_length=runners.episode_length + 1,
+            is_usable=result.is_usable,
             info={name: jnp.asarray(flat_info(result.info)[name], jnp.float32) for name in info},
         )
         return Runner(

@@ -38,16 +38,21 @@ def gae(
     Returns:
         `(advantage, target)`, each `[T, ...]`; the target of the value function is `A_t + V(s_t)`.
     """
-    delta = reward + gamma * (1.0 - terminated) * next_value - value
-    decay = gamma * gae_lambda * (1.0 - done)
+    # Chosen, not multiplied by 0: what does not count may be anything, NaN included.
+    delta = reward + gamma * jnp.where(terminated, 0, next_value) - value
 
     def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, decay = step
-        advantage = delta + decay * advantage
+        delta, done = step
+        advantage = delta + jnp.where(done, 0, gamma * gae_lambda * advantage)
         return advantage, advantage
 
-    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
+    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, done), reverse=True)
     return advantage, advantage + value
+
+
+def expected_reward(value: Array, next_value: Array, terminated: Array, *, gamma: float | Array) -> Array:
+    """The reward that the critic expects, with which the temporal difference is 0; arguments as for `gae`."""
+    return value - gamma * jnp.where(terminated, 0, next_value)
 
 
 # An estimator has the arguments and the results of `gae`.

@@ -16,6 +16,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
 from purejaxppo.ppo import TrainState, bind
 from purejaxppo.settings import COUNT, check_static
+from purejaxppo.usable import usable
 
 # Folded into the evaluation's key, so that a key which also trained gives other random numbers here. Training splits
 # keys, which is folding in small numbers.
@@ -58,7 +59,9 @@ def evaluate(
     def step(runner: Runner, action: Array, memory: Any, key: Array) -> tuple[Runner, Array]:
         result = task.step(key, runner.env_state, action)
         length = runner.episode_length + 1
-        return Runner(result.state, result.obs, memory, runner.episode_return + result.reward, length), result.done
+        return Runner(
+            result.state, result.obs, memory, runner.episode_return + usable(result.reward), length
+        ), result.done
 
     def step_all(carry: tuple[Runner, Evaluation, Array, Array]) -> tuple[Runner, Evaluation, Array, Array]:
         runners, episodes, playing, key = carry

@@ -1,10 +1,15 @@
-"""Running statistics of observations and returns, and what is normalised by them."""
+"""Running statistics of observations and returns, and what is normalised by them.
+
+Numbers that cannot be used (see `usable`) are left out of all statistics.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from purejaxppo.usable import is_usable, usable
 
 LARGEST = 10.0  # a normalised number is clipped to [-10, 10]
 EPSILON = 1e-8  # added to a variance
@@ -13,8 +18,8 @@ EPSILON = 1e-8  # added to a variance
 class Moments(NamedTuple):
     """Mean and variance of everything seen so far, number by number; of nothing, they are 0 and 1."""
 
-    seen: Array  # [], how many, float32
-    mean: Any  # a pytree
+    seen: Any  # how many, a pytree of float32
+    mean: Any
     variance: Any
 
 
@@ -28,32 +33,37 @@ class RewardScale(NamedTuple):
 def init_moments(like: Any) -> Moments:
     """The moments before anything is seen, of pytrees like `like`."""
     floats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
-    return Moments(jnp.zeros(()), floats, jax.tree.map(jnp.ones_like, floats))
+    return Moments(floats, floats, jax.tree.map(jnp.ones_like, floats))
 
 
 def update_moments(moments: Moments, batch: Any) -> Moments:
     """Add a batch `[B, ...]` to the moments (Chan et al., 1979, "Updating formulae", equation 2.1)."""
-    size = jax.tree.leaves(batch)[0].shape[0]
-    seen = moments.seen + size
-    share = size / seen
 
-    def merge(mean: Array, variance: Array, x: Array) -> tuple[Array, Array]:
-        shift = jnp.mean(x, axis=0) - mean
-        merged = (1 - share) * variance + share * jnp.var(x, axis=0) + (1 - share) * share * shift**2
-        return mean + share * shift, merged
+    def merge(seen: Array, mean: Array, variance: Array, x: Array) -> tuple[Array, Array, Array]:
+        known = is_usable(x)
+        size = jnp.sum(known, axis=0, dtype=jnp.float32)
+        share = size / jnp.maximum(seen + size, 1)
+        centre = jnp.sum(x, axis=0, where=known, dtype=jnp.float32) / jnp.maximum(size, 1)
+        spread = jnp.sum((x - centre[None]) ** 2, axis=0, where=known, dtype=jnp.float32) / jnp.maximum(size, 1)
+        shift = centre - mean
+        merged = (1 - share) * variance + share * spread + (1 - share) * share * shift**2
+        return seen + size, mean + share * shift, merged
 
-    merged = jax.tree.map(merge, moments.mean, moments.variance, batch)
-    mean, variance = jax.tree.transpose(jax.tree.structure(moments.mean), jax.tree.structure((0, 0)), merged)
-    return Moments(seen, mean, variance)
+    merged = jax.tree.map(merge, *moments, batch)
+    return Moments(*jax.tree.transpose(jax.tree.structure(moments.mean), jax.tree.structure((0, 0, 0)), merged))
 
 
 def normalize(moments: Moments, x: Any) -> Any:
-    """`x`, a pytree `[..., *]` like the moments, shifted to mean 0, scaled to variance 1, clipped; not its integers."""
+    """`x`, a pytree `[..., *]` like the moments, shifted to mean 0, scaled to variance 1, clipped; not its integers.
+
+    What cannot be used counts as the mean.
+    """
 
     def scale(x: Array, mean: Array, variance: Array) -> Array:
         if jnp.issubdtype(x.dtype, jnp.integer):
             return x
-        return jnp.clip((x - mean) * jax.lax.rsqrt(variance + EPSILON), -LARGEST, LARGEST)
+        scaled = jnp.clip((x - mean) * jax.lax.rsqrt(variance + EPSILON), -LARGEST, LARGEST)
+        return jnp.where(is_usable(x), scaled, 0).astype(jnp.float32)
 
     return jax.tree.map(scale, x, moments.mean, moments.variance)
 
@@ -69,7 +79,7 @@ def scale_rewards(scale: RewardScale, reward: Array, done: Array, gamma: float |
         R_t = gamma * R_{t-1} + r_t, within an episode
 
     as in Engstrom et al., 2020, "Implementation Matters in Deep Policy Gradients". The reward of an episode's last step
-    counts, and nothing of it gets into the next episode.
+    counts, and nothing of it gets into the next episode. A reward that cannot be used adds nothing, and stays as it is.
 
     Returns:
         `(scale, reward)`, the scale after these steps.
@@ -77,10 +87,11 @@ def scale_rewards(scale: RewardScale, reward: Array, done: Array, gamma: float |
 
     def step(discounted: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         reward, done = now
-        total = gamma * discounted + reward
+        total = gamma * discounted + usable(reward)
         return jnp.where(done, 0.0, total), total
 
     discounted, totals = jax.lax.scan(step, scale.discounted, (reward, done))
-    moments = update_moments(scale.moments, totals.reshape(-1))
-    scaled = reward * jax.lax.rsqrt(moments.variance + EPSILON)
-    return RewardScale(moments, discounted), jnp.clip(scaled, -LARGEST, LARGEST)
+    is_known = is_usable(reward)
+    moments = update_moments(scale.moments, jnp.where(is_known, totals, jnp.nan).reshape(-1))
+    scaled = jnp.clip(reward * jax.lax.rsqrt(moments.variance + EPSILON), -LARGEST, LARGEST)
+    return RewardScale(moments, discounted), jnp.where(is_known, scaled, reward)

@@ -11,7 +11,7 @@ from jax import Array
 from purejaxppo._jit import jit
 from purejaxppo.acting import Runner, Transition, rollout, start
 from purejaxppo.actor_critic import ActorCritic, Agent
-from purejaxppo.advantages import ADVANTAGES
+from purejaxppo.advantages import ADVANTAGES, expected_reward
 from purejaxppo.config import Config, check_config
 from purejaxppo.environments import make_task
 from purejaxppo.keys import check_key
@@ -21,6 +21,7 @@ from purejaxppo.normalizers import Moments, init_moments, init_reward_scale, sca
 from purejaxppo.optimizers import clipped
 from purejaxppo.schedules import scheduled
 from purejaxppo.shuffling import random_permutation
+from purejaxppo.usable import usable
 
 
 class TrainState(NamedTuple):
@@ -72,6 +73,9 @@ def train(config: Config, key: Array, params: Any = None) -> tuple[TrainState, M
         - `policy_loss`, `value_loss`, `entropy`, `approx_kl`, `clip_fraction`, `grad_norm` (before clipping): means
           over the update's gradient steps, see `ppo_loss`.
         - `explained_variance`: of the targets by the values, over the batch, before learning.
+        - `num_unusable`: steps whose observation or reward held a number that is not finite, or too large to square.
+          To networks such an observation is 0 (its mean, with `normalize_obs`); such a reward counts as what the
+          critic expects, and in `episode_return` as 0; statistics leave both out.
         - `num_skipped`: gradient steps left out because the gradient was not finite.
         - `num_stopped`, with `target_kl`: gradient steps left out because of it. They are computed all the same.
         - `expected_return`, with `exact_return`: of the sampled policy after the update, see `planning`.
@@ -155,6 +159,8 @@ def collect(
     if config.normalize_reward:
         scale, scaled = scale_rewards(scale, learned.reward, t.done, config.gamma)
         learned = learned._replace(reward=scaled)
+    expected = expected_reward(value, next_value, t.terminated, gamma=config.gamma)
+    learned = learned._replace(reward=usable(learned.reward, expected))
     batch = to_batch(config, networks, learned, value, next_value, before.memory)
     return state._replace(runners=runners, reward_scale=scale), t, batch
 
@@ -222,6 +228,7 @@ def finish(config: Config, state: TrainState, transitions: Transition, metrics: 
     state = state._replace(num_updates=state.num_updates + 1, episodes=episodes)
     if config.normalize_obs:  # only now: what acted and what learned must see the same
         state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
+    metrics |= {"num_unusable": jnp.sum(~transitions.is_usable, dtype=jnp.float32)}
     metrics = metrics | episodes | {"num_episodes": num_episodes}
     if config.exact_return:
         metrics["expected_return"] = bind(config).expected_return(state.agent)
@@ -246,7 +253,8 @@ def ppo_objective(
 
 def bind(config: Config) -> ActorCritic:
     """The networks of a configuration, in its task."""
-    return ActorCritic(make_task(config.env, config.env_params), config.network, config.normalize_obs)
+    task = make_task(config.env, config.env_params, fills=not config.normalize_obs)  # normalising fills by itself
+    return ActorCritic(task, config.network, config.normalize_obs)
 
 
 def rates_at(config: Config, num_updates: Array) -> Rates:

@@ -84,10 +84,10 @@ def _make(env_id: str) -> Any:
     return gymnax.make(env_id)[0] if env_id in gymnax.registered_envs else adapters.make(env_id)
 
 
-def make_task(env: Any, params: Any = None) -> Task:
+def make_task(env: Any, params: Any = None, *, fills: bool = True) -> Task:
     """The task of an environment, by its id or an object, with its default parameters where none are given."""
     env = make(env)
-    return Task(env, env.default_params if params is None else params)
+    return Task(env, env.default_params if params is None else params, fills)
 
 
 def replaced_params(params: Any, changes: Mapping[str, Any]) -> Any:

@@ -104,7 +104,7 @@ def _of_spec(what: str, space: Any, obs: Any) -> Iterator[str]:
 def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
     """Problems that show when it runs."""
     key_start, key_steps = jax.random.split(jax.random.key(SEED))
-    task = Task(env, params)
+    task = Task(env, params, fills=False)
     obs, state = jax.jit(task.reset)(key_start)
 
     def step(carry: tuple[Any, Any], key: Array) -> Any:

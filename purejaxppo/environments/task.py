@@ -21,6 +21,7 @@ from purejaxppo.environments.base import name_of, owner_of
 from purejaxppo.environments.tabular import tabulate
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.planning import TabularModel
+from purejaxppo.usable import are_usable, usable
 
 
 class Step(NamedTuple):
@@ -32,6 +33,7 @@ class Step(NamedTuple):
     terminated: Array  # [], bool: the episode is over by nature
     done: Array  # [], bool: terminated or cut short
     next_obs: Any  # the true successor, before any reset
+    is_usable: Array  # [], bool: no number of the observations and the reward is unusable, see `usable`
     info: Any  # whatever else the environment says about the step
 
 
@@ -42,10 +44,12 @@ class Task:
     Attributes:
         env: with gymnax's interface.
         params: of the environment.
+        fills: whether a number of an observation that cannot be used is given as 0; otherwise as it is.
     """
 
     env: Any
     params: Any
+    fills: bool = True
 
     @cached_property
     def action_kind(self) -> Any:
@@ -135,8 +139,9 @@ class Task:
         raise ConfigError(f"env: the observations of its wrapper {type(self.env).__name__} {what}")
 
     def typed(self, obs: Any) -> Any:
-        """An observation in the dtypes of the observation space; see `spaces.as_declared`."""
-        return spaces.as_declared(self.observation_space, obs)
+        """An observation in the dtypes of the observation space, see `spaces.as_declared`, and with usable numbers."""
+        obs = spaces.as_declared(self.observation_space, obs)
+        return usable(obs) if self.fills else obs
 
     def tabular_model(self) -> TabularModel:
         """The environment as arrays.
@@ -175,14 +180,15 @@ class Task:
             if "final_observation" not in info:
                 raise ConfigError("env: its step must give the successor before any reset as info['final_observation']")
             next_obs = info["final_observation"]
-        terminated = _flag(terminated)
+        terminated, reward = _flag(terminated), jnp.asarray(reward, jnp.float32).reshape(())
         return Step(
             self.typed(obs),
             jax.tree.map(strong, next_state, state),
-            jnp.asarray(reward, jnp.float32).reshape(()),
+            reward,
             terminated,
             terminated | _flag(truncated),
             self.typed(next_obs),
+            are_usable((obs, next_obs, reward)),
             info,
         )
 
