@@ -1,6 +1,7 @@
 """The errors this package raises on purpose; the command line prints them as one line."""
 
 import difflib
+import re
 from typing import Any, Self
 
 
@@ -14,7 +15,8 @@ class ConfigError(PurejaxppoError, ValueError):
     @classmethod
     def of(cls, field: str, value: Any, allowed: str) -> Self:
         """The error for one field."""
-        return cls(f"{field}={' '.join(repr(value).split())}: must be {allowed}")  # an array has many lines
+        in_one_line = re.sub(r"\n\s*", " ", repr(value))  # an array has many
+        return cls(f"{field}={in_one_line}: must be {allowed}")
 
 
 class RunError(PurejaxppoError, OSError):

@@ -82,7 +82,7 @@ def test_smoke_run_of_memory(tmp_path):
     assert "bytes per additional update" in output
     assert {"argument", "output", "temp", "total"} < report["cases"][0].keys()
     (growth,) = report["growth"]
-    assert growth["output"] == growth["metrics"] == 11 * 4
+    assert growth["output"] == growth["metrics"] == 12 * 4
     assert growth["argument"] == 0
 
 
