@@ -16,6 +16,7 @@ from jax import Array
 
 from purejaxppo.errors import ConfigError
 
+ONLY_CHOICES_ARE_MASKED = "action_mask: must be None for continuous actions; only choices can be masked"
 LOG_2PI = math.log(2 * math.pi)
 # Nodes and weights of a quadrature that is exact for polynomials of degree 63 times a standard normal density.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
@@ -211,12 +212,12 @@ class DiagGaussian(NamedTuple):
         Raises:
             ConfigError: always.
         """
-        raise ConfigError("action_mask: must be None for continuous actions; only choices can be masked")
+        raise ConfigError(ONLY_CHOICES_ARE_MASKED)
 
     def to_env(self, action: Array, space: Any) -> Array:
         """Clipped to the box."""
         action = action.reshape(*action.shape[:-1], *space.shape)
-        return jnp.clip(action, *_bounds(space, action.shape))
+        return jnp.clip(action, *bounds_of(space, action.shape))
 
     @classmethod
     def num_params(cls, space: Any) -> int | None:
@@ -272,7 +273,7 @@ class TanhGaussian(NamedTuple):
     def to_env(self, action: Array, space: Any) -> Array:
         """`tanh`, stretched from [-1, 1] to the box."""
         share = 0.5 * (jnp.tanh(action.reshape(*action.shape[:-1], *space.shape)) + 1)
-        low, high = _bounds(space, share.shape)
+        low, high = bounds_of(space, share.shape)
         return jnp.clip((1 - share) * low + share * high, low, high)
 
     @classmethod
@@ -292,7 +293,7 @@ class TanhGaussian(NamedTuple):
         return cls(DiagGaussian.from_params(params, free, space))
 
 
-def _bounds(space: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def bounds_of(space: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """The lowest and the highest numbers of a box, for actions of a shape."""
     low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape) for bound in (space.low, space.high))
     return low, high

@@ -58,10 +58,8 @@ def evaluate(
 
     def step(runner: Runner, action: Array, memory: Any, key: Array) -> tuple[Runner, Array]:
         result = task.step(key, runner.env_state, action)
-        length = runner.episode_length + 1
-        return Runner(
-            result.state, result.obs, memory, runner.episode_return + usable(result.reward), length
-        ), result.done
+        so_far = runner.episode_return + usable(result.reward), runner.episode_length + 1
+        return Runner(result.state, result.obs, memory, *so_far), result.done
 
     def step_all(carry: tuple[Runner, Evaluation, Array, Array]) -> tuple[Runner, Evaluation, Array, Array]:
         runners, episodes, playing, key = carry

@@ -87,10 +87,10 @@ def scale_rewards(scale: RewardScale, reward: Array, done: Array, gamma: float |
 
     def step(discounted: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         reward, done = now
-        total = gamma * discounted + usable(reward)
+        total = gamma * discounted + reward
         return jnp.where(done, 0.0, total), total
 
-    discounted, totals = jax.lax.scan(step, scale.discounted, (reward, done))
+    discounted, totals = jax.lax.scan(step, scale.discounted, (usable(reward), done))
     is_known = is_usable(reward)
     moments = update_moments(scale.moments, jnp.where(is_known, totals, jnp.nan).reshape(-1))
     scaled = jnp.clip(reward * jax.lax.rsqrt(moments.variance + EPSILON), -LARGEST, LARGEST)

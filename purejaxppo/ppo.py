@@ -228,8 +228,8 @@ def finish(config: Config, state: TrainState, transitions: Transition, metrics: 
     state = state._replace(num_updates=state.num_updates + 1, episodes=episodes)
     if config.normalize_obs:  # only now: what acted and what learned must see the same
         state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
-    metrics |= {"num_unusable": jnp.sum(~transitions.is_usable, dtype=jnp.float32)}
-    metrics = metrics | episodes | {"num_episodes": num_episodes}
+    num_unusable = jnp.sum(~transitions.is_usable, dtype=jnp.float32)
+    metrics = metrics | episodes | {"num_episodes": num_episodes, "num_unusable": num_unusable}
     if config.exact_return:
         metrics["expected_return"] = bind(config).expected_return(state.agent)
     return state, metrics

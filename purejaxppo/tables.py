@@ -159,10 +159,9 @@ def _type_table(name: str, value: Any) -> dict[str, Any]:
     table = {"type": ours[0] if ours else import_paths.path_of(name, kind)}
     for field in own_fields(value):
         own = getattr(value, field.name)
-        is_plain = isinstance(own, bool | int | float | str | tuple | list)
-        if not is_plain and own is field.default:  # None, a dtype, an activation: the class knows it
-            continue
-        if not is_plain:
+        if not isinstance(own, bool | int | float | str | tuple | list):
+            if own is field.default:  # None, a dtype, an activation: the class knows it
+                continue
             raise ConfigError.of(f"{name}.{field.name}", own, "a number, a word, a switch or a sequence of such")
         table[field.name] = _plain(f"{name}.{field.name}", own)
     return table

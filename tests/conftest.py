@@ -11,7 +11,7 @@ MAPS = Path("/proc/self/maps")
 MANY_MAPS = 20_000
 # Half of the time of compiling; of processes that tests begin as well.
 QUICKLY_COMPILED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
-# The files of the quick subset: something of everything, in a minute.
+# The files of the quick subset: something of everything, in half a minute.
 QUICK = (
     "test_advantages",
     "test_combinations",

@@ -66,12 +66,13 @@ _FIRST_SEEN: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDic
 def check_unchanged(env: Any) -> None:
     """Refuse an environment object one of whose public attributes is not what it was when it was first given.
 
-    A program that is compiled for an object is used again for the same object, whatever it holds by now.
+    A program that is compiled for an object is used again for the same object, whatever it holds by now. One that is
+    hashed by what it holds, as a frozen dataclass is, tells it by itself.
 
     Raises:
         ConfigError: that is so.
     """
-    if isinstance(env, str) or not hasattr(env, "__dict__"):
+    if type(env).__hash__ is not object.__hash__ or not hasattr(env, "__dict__"):
         return
     now = {name: value for name, value in vars(env).items() if not name.startswith("_")}
     for name, value in _FIRST_SEEN.setdefault(env, now).items():

@@ -9,13 +9,14 @@ import numpy as np
 from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
+from purejaxppo.distributions import bounds_of
 from purejaxppo.environments import spaces
 from purejaxppo.environments.task import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import is_key
 
 SEED = 0
-LONGEST_WALK = 10_000  # steps
+LONGEST_WALK = 10_000  # steps, where no earlier time limit is told
 
 
 def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> list[str]:
@@ -130,14 +131,10 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
         yield "where an episode goes on, final_observation differs from the observation"
     if not task.tells_truncation:
         yield "step gives five values: a time limit cannot be told from a termination; gymnax 1.0 gives six"
-    if not np.any(steps.done) and not _ends_within(task, last, max(0, _limit(params) - num_steps) + 1):
-        num_steps = max(num_steps, _limit(params) + 1)
-        yield f"no episode ended in {num_steps} random steps: evaluation would not return if none ever does"
-
-
-def _limit(params: Any) -> int:
-    """The time limit that the parameters tell, or as far as it is worth to walk."""
-    return int(min(getattr(params, "max_steps_in_episode", LONGEST_WALK), LONGEST_WALK))
+    limit = int(min(getattr(params, "max_steps_in_episode", LONGEST_WALK), LONGEST_WALK))
+    farthest = max(num_steps, limit + 1)
+    if not np.any(steps.done) and not _ends_within(task, last, farthest - num_steps):
+        yield f"no episode ended in {farthest} random steps: evaluation would not return if none ever does"
 
 
 def _ends_within(task: Task, start: tuple[Any, Any], num_steps: int) -> bool:
@@ -173,9 +170,7 @@ def _random_action(task: Task, obs: Any, key: Array) -> Array:
     """One that the mask allows."""
     space, mask = task.action_space, task.action_mask(obs)
     if isinstance(space, spaces.Box):
-        low, high = (
-            jnp.broadcast_to(jnp.asarray(bound, jnp.float32), space.shape) for bound in (space.low, space.high)
-        )
+        low, high = bounds_of(space, space.shape)
         low = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high - 2, -1))
         high = jnp.where(jnp.isfinite(high), high, low + 2)  # where there are no bounds, from -1 to 1
         return jax.random.uniform(key, space.shape, jnp.float32, low, high).astype(space.dtype)

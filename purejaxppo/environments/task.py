@@ -16,6 +16,7 @@ import numpy as np
 from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
+from purejaxppo.distributions import ONLY_CHOICES_ARE_MASKED
 from purejaxppo.environments import spaces
 from purejaxppo.environments.base import name_of, owner_of
 from purejaxppo.environments.tabular import tabulate
@@ -121,7 +122,7 @@ class Task:
         if mask is None or jnp.shape(mask) == expected:
             return mask
         if expected is None:
-            raise ConfigError("action_mask: must be None for continuous actions; only choices can be masked")
+            raise ConfigError(ONLY_CHOICES_ARE_MASKED)
         what = f"{expected}, for {self.action_kind}, but has {jnp.shape(mask)}"
         raise ConfigError(f"action_mask: must have shape {what}")
 
@@ -129,8 +130,7 @@ class Task:
         """An observation as an environment under wrappers gave it: a wrapper may have flattened it."""
         if env is self.env:
             return obs
-        with jax.ensure_compile_time_eval():
-            space = env.observation_space(env.default_params)
+        space = Task(env, self.params).observation_space
         if spaces.has_same_form(space, self.observation_space):
             return obs
         if isinstance(space, spaces.Box) and np.shape(obs) == (math.prod(space.shape),):

@@ -70,9 +70,12 @@ def test_other_keys_are_refused(key, match):
         train(CONFIG, key)
 
 
-def test_with_64_bits_it_trains():
+@pytest.mark.parametrize(
+    "changes", [{}, {"env": "CartPole-v1", "normalize_obs": True, "normalize_reward": True}], ids=str
+)
+def test_with_64_bits_it_trains(changes):
     with jax.enable_x64(True):
-        state, metrics = train(CONFIG, KEY)
+        state, metrics = train(CONFIG.replace(**changes), KEY)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
     assert np.all(np.isfinite(metrics["value_loss"]))
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,6 @@ class Push(Environment):
     """Shows the last force."""
 
     default_params = Params()
-    inside: float = 0.0
 
     def action_space(self, params):
         return spaces.Box(-params.limit, params.limit, (1,))
@@ -235,6 +235,24 @@ def test_an_environment_that_was_changed_is_refused(wrap):
     init(Config(env=Changeable(5.0), **SMALL), KEY)
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """No plain value."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class At(Push):
+    place: Place = Place("here")
+
+
+def test_environments_that_are_equal_are_accepted_side_by_side():
+    configs = [Config(env=At(Place("there")), **SMALL) for _ in range(2)]
+    assert configs[0] == configs[1]
+    assert configs[0].env.place is not configs[1].env.place
+
+
 ENDS = {
     "float32": lambda time: jnp.float32(time >= 2),
     "int32": lambda time: jnp.int32(time >= 2),
@@ -262,3 +280,10 @@ def test_an_end_that_is_no_single_number_is_told():
             return obs, state, reward, jnp.reshape(state.time >= 2, 1), info
 
     assert check_env(Ends()) == ["terminated has shape (1,): it must be a single number"]
+
+
+@pytest.mark.parametrize("env_id", ["Push-v0", "my_lab/Push-v0", "my-push.txt"])
+def test_a_registered_id_is_what_was_registered(env_id, monkeypatch):
+    monkeypatch.setitem(gymnax.registration._registry, env_id, Push)
+    monkeypatch.setattr(gymnax, "registered_envs", [*gymnax.registered_envs, env_id])
+    assert isinstance(make(Config(env=env_id, **SMALL).env), Push)
