@@ -15,12 +15,14 @@ from purejaxppo.environments import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
 from purejaxppo.ppo import TrainState, bind
-from purejaxppo.settings import COUNT, check_static
+from purejaxppo.settings import COUNT, check_static, check_traced
 from purejaxppo.usable import usable
 
 # Folded into the evaluation's key, so that a key which also trained gives other random numbers here. Training splits
 # keys, which is folding in small numbers.
 EVALUATION = 0x6576616C
+MAX_STEPS = 100_000  # of an episode that is played to evaluate
+STEPS = COUNT._replace(text="an integer in [1, 2147483647]", test=lambda x: (x >= 1) & (x < 2**31))
 
 
 class Evaluation(NamedTuple):
@@ -28,27 +30,39 @@ class Evaluation(NamedTuple):
 
     episode_return: Array  # [num_episodes], undiscounted
     episode_length: Array  # [num_episodes], int32, steps
+    is_finished: Array  # [num_episodes], bool; the numbers of the others are those of `max_steps`
+
+
+_Carry = tuple[Runner, Evaluation, Array, Array]  # of a loop over steps; the third are the steps so far
 
 
 @jit(static_argnames=["num_episodes", "greedy"])
 def evaluate(
-    config: Config, state: TrainState, key: Array, *, num_episodes: int = 128, greedy: bool = True
+    config: Config,
+    state: TrainState,
+    key: Array,
+    *,
+    num_episodes: int = 128,
+    greedy: bool = True,
+    max_steps: int | Array = MAX_STEPS,
 ) -> Evaluation:
     """Play exactly `num_episodes` whole episodes, side by side, with the policy of `state`.
 
-    Every episode counts once, however long it takes; a time limit is an episode's end like any other. An environment
-    that never ends an episode never returns. `jax.vmap` maps it over states and keys (seeds).
+    Every episode counts once, however long it takes; a time limit is an episode's end like any other. `jax.vmap` maps
+    it over states and keys (seeds).
 
     Args:
         key: one typed key, consumed; its numbers differ from those that training draws from the same key.
         num_episodes: how many, at least 1.
         greedy: take the most probable action; otherwise sample.
+        max_steps: after which episodes that have not ended are left where they are, at least 1.
 
     Raises:
-        ConfigError: `num_episodes` is not a positive integer, the key is not a single typed key, or the state is of
-            many agents.
+        ConfigError: `num_episodes` or `max_steps` is not a positive integer, the key is not a single typed key, or the
+            state is of many agents.
     """
     num_episodes = check_static("num_episodes", num_episodes, COUNT)
+    max_steps = check_traced("max_steps", max_steps, STEPS)
     check_key(key)
     check_single(state)
     networks = bind(config)
@@ -61,21 +75,23 @@ def evaluate(
         so_far = runner.episode_return + usable(result.reward), runner.episode_length + 1
         return Runner(result.state, result.obs, memory, *so_far), result.done
 
-    def step_all(carry: tuple[Runner, Evaluation, Array, Array]) -> tuple[Runner, Evaluation, Array, Array]:
-        runners, episodes, playing, key = carry
+    def step_all(carry: _Carry) -> _Carry:
+        runners, episodes, num_steps, key = carry
         key_action, key_env, key = jax.random.split(key, 3)
         policy, memory = act(runners.obs, runners.memory)  # the first episode is the only one that counts: no reset
         actions = _choose(policy, task, None if greedy else jax.random.uniform(key_action, uniforms))
         runners, done = jax.vmap(step)(runners, actions, memory, jax.random.split(key_env, num_episodes))
-        so_far = Evaluation(runners.episode_return, runners.episode_length)
-        episodes = jax.tree.map(partial(jnp.where, playing), so_far, episodes)
-        return runners, episodes, playing & ~done, key
+        so_far = Evaluation(runners.episode_return, runners.episode_length, done)
+        episodes = jax.tree.map(partial(jnp.where, episodes.is_finished), episodes, so_far)
+        return runners, episodes, num_steps + 1, key
+
+    def goes_on(carry: _Carry) -> Array:
+        return ~jnp.all(carry[1].is_finished) & (carry[2] < max_steps)
 
     key_start, key = jax.random.split(jax.random.fold_in(key, EVALUATION))
     runners = jax.vmap(partial(start, task, memory=networks.initial_memory))(jax.random.split(key_start, num_episodes))
-    episodes = Evaluation(runners.episode_return, runners.episode_length)
-    carry = runners, episodes, jnp.ones(num_episodes, bool), key
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[2]), step_all, carry)[1]
+    episodes = Evaluation(runners.episode_return, runners.episode_length, jnp.zeros(num_episodes, bool))
+    return jax.lax.while_loop(goes_on, step_all, (runners, episodes, jnp.int32(0), key))[1]
 
 
 def score(config: Config, state: TrainState, key: Array, *, num_episodes: int = 128) -> dict[str, Array]:
@@ -88,13 +104,15 @@ def score(config: Config, state: TrainState, key: Array, *, num_episodes: int = 
     Returns:
         `score`: what an episode of the greedy policy returns, exactly where the environment's model is known, and
         otherwise the mean of the episodes; `greedy_return`, `greedy_length`, `sampled_return`, `sampled_length`: means
-        over episodes; and where the model is known the fields of `Optimality`.
+        over episodes; `num_unfinished`, how many of these did not end within 100,000 steps; and where the model is
+        known the fields of `Optimality`.
     """
-    values: dict[str, Array] = {}
+    values = {"num_unfinished": jnp.int32(0)}
     for name, key_episodes in zip(("greedy", "sampled"), jax.random.split(key), strict=True):
         episodes = evaluate(config, state, key_episodes, num_episodes=num_episodes, greedy=name == "greedy")
         values[f"{name}_return"] = jnp.mean(episodes.episode_return)
         values[f"{name}_length"] = jnp.mean(episodes.episode_length, dtype=jnp.float32)
+        values["num_unfinished"] += jnp.sum(~episodes.is_finished)
     values |= optimality(config, state)._asdict() if bind(config).knows_optimum else {}
     return {"score": values.get("expected_return", values["greedy_return"])} | values
 

@@ -15,7 +15,7 @@ import tomli_w
 
 from purejaxppo import environments, import_paths
 from purejaxppo.config import Config
-from purejaxppo.environments import GridWorld, RandomGridWorld
+from purejaxppo.environments import GridWorld, RandomGridWorld, maps
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.networks import NETWORKS
 from purejaxppo.settings import Settings
@@ -28,13 +28,14 @@ TYPES: dict[str, dict[str, Any]] = {
 NOT_FIELDS = ("parent", "name")  # of every flax module
 
 
-def loads(text: str, kind: type[Any] = Config, *, imports: Sequence[str] = ()) -> Any:
+def loads(text: str, kind: type[Any] = Config, *, imports: Sequence[str] = (), may_name_files: bool = True) -> Any:
     """The settings that a TOML text holds.
 
     Args:
         text: TOML.
         kind: the class of settings.
         imports: modules of the user that the text may name, see `import_paths`.
+        may_name_files: whether a map may be that of a file; otherwise the text must hold it.
 
     Raises:
         ConfigError: it is not TOML, or a field in it cannot be used.
@@ -43,7 +44,7 @@ def loads(text: str, kind: type[Any] = Config, *, imports: Sequence[str] = ()) -
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"config: cannot be read as TOML ({error})") from None
-    return from_table(values, kind, imports=imports)
+    return from_table(values, kind, imports=imports, may_name_files=may_name_files)
 
 
 def dumps(settings: Settings) -> str:
@@ -55,18 +56,34 @@ def dumps(settings: Settings) -> str:
     return tomli_w.dumps(to_table(settings), multiline_strings=True)
 
 
-def from_table(table: Mapping[str, Any], kind: type[Any] = Config, *, imports: Sequence[str] = ()) -> Any:
+def from_table(
+    table: Mapping[str, Any], kind: type[Any] = Config, *, imports: Sequence[str] = (), may_name_files: bool = True
+) -> Any:
     """The settings of a table, as `to_table` gives it; see `loads`.
 
     Raises:
         ConfigError: a field in it cannot be used.
     """
+    if not may_name_files:
+        _check_no_path(table.get("env"))
     values = to_objects(table, imports=imports)
     if isinstance(values.get("env_params"), dict):
         env = environments.make(environments.resolve(values.get("env", Config.env)))
         environments.check_supported(env, None)
         values["env_params"] = environments.replaced_params(env.default_params, values["env_params"])
     return kind(**values)
+
+
+def _check_no_path(env: Any) -> None:
+    """Refuse a map that is in another file.
+
+    Raises:
+        ConfigError: it is.
+    """
+    layout = env.get("layout", "") if isinstance(env, dict) else env
+    is_map = isinstance(env, dict) or (isinstance(env, str) and env.endswith(".txt") and env not in environments.ids())
+    if is_map and (not isinstance(layout, str) or maps.is_path(layout)):
+        raise ConfigError.of("env.layout", layout, "a map's text: what was written names no other files")
 
 
 def to_table(settings: Settings) -> dict[str, Any]:

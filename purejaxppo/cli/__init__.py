@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ HELP = """PPO in JAX, fully jitted.
 Compiled programs are kept in the user's cache directory and serve later runs; JAX_COMPILATION_CACHE_DIR names another
 place, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 """
-INTERRUPTED = 130
+SIGNALLED = 128  # plus the signal's number is the exit status, as shells have it
 COMPLETION_FLAGS = ("--tyro-print-completion", "--tyro-write-completion")  # of tyro
 SHELLS = ("bash", "zsh", "fish")
 
@@ -46,7 +47,7 @@ class Command(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 2 for what cannot be used, 130 after Ctrl-C."""
+    """Run the command line; returns the exit status: 2 for what cannot be used, 130 after Ctrl-C, 143 after SIGTERM."""
     if argv is None:
         _print_what_can_be_printed()
     try:
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"purejaxppo: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        status = SIGNALLED + getattr(interrupt, "signum", signal.SIGINT)
         if argv is None:
-            _exit_at_once(INTERRUPTED)
-        return INTERRUPTED
+            _exit_at_once(status)
+        return status
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -38,5 +38,6 @@ def main(flags: Any) -> None:
     for name in ("greedy", "sampled"):
         console.print(f"{name:<18} {summary.spread(scores[f'{name}_return'])}")
     console.print(f"                   over agents, each the mean of the same {num_episodes:,} episodes")
+    console.print(summary.unfinished(scores), end="")
     if "gap" in scores:
         console.print(summary.distance_from_optimum(scores))

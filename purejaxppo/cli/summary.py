@@ -12,7 +12,7 @@ from rich.console import Console
 from purejaxppo.algorithms import PPO
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
-from purejaxppo.evaluation import act
+from purejaxppo.evaluation import MAX_STEPS, act
 from purejaxppo.experiment.pictures.terminal import map_text
 from purejaxppo.experiment.reports.statistics import in_words, summarize
 from purejaxppo.ppo import TrainState, bind
@@ -47,6 +47,7 @@ def show(config: Config, state: TrainState, scores: Scores, console: Console) ->
         console.print(
             f"                   over agents, each the mean of the same {EVALUATION_EPISODES} episodes, greedy"
         )
+        console.print(unfinished(scores), end="")
     env = make(config.env)
     if isinstance(env, GridWorld) and bind(config).knows_optimum:
         console.print(_picture(config, env, state, console.width))
@@ -56,6 +57,13 @@ def spread(returns: np.ndarray) -> str:
     """Write the interquartile mean over agents with its 95% interval, the best and the worst."""
     worth = in_words(summarize(returns), len(returns), what=", 95% interval")
     return worth if len(returns) == 1 else f"IQM {worth}, best {returns.max():.3f}, worst {returns.min():.3f}"
+
+
+def unfinished(scores: Scores) -> str:
+    """Word, as a line, how many episodes did not end; nothing where all did."""
+    count = int(scores["num_unfinished"].sum())
+    where = f"within {MAX_STEPS:,} steps, and count as far as they were played"
+    return f"                   {count:,} episodes did not end {where}\n" if count else ""
 
 
 def distance_from_optimum(scores: Scores) -> str:

@@ -38,15 +38,21 @@ def names() -> list[str]:
     return sorted(entry.name.removesuffix(".txt") for entry in maps.iterdir() if entry.name.endswith(".txt"))
 
 
+def is_path(layout: str | Path) -> bool:
+    """Whether it is a file's path, rather than a shipped map's name or a map's text."""
+    is_text = isinstance(layout, str) and ("\n" in layout or not set(layout) - set(SYMBOLS))
+    return not (is_text or layout in names())
+
+
 def read(layout: str | Path) -> str:
     """The text of a map given by the name of a shipped one, as a file's path, or as text.
 
     Raises:
         ConfigError: there is no such map, or the file cannot be read.
     """
-    if isinstance(layout, str) and layout in names():
+    if layout in names():
         return (resources.files("purejaxppo.environments") / "shipped_maps" / f"{layout}.txt").read_text().rstrip("\n")
-    if isinstance(layout, str) and ("\n" in layout or not set(layout) - set(SYMBOLS)):
+    if isinstance(layout, str) and not is_path(layout):
         return layout.rstrip("\n")
     try:
         return Path(layout).read_text().rstrip("\n")

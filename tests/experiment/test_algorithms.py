@@ -18,7 +18,7 @@ from purejaxppo.experiment import RunOptions, load, load_trials, report, resume,
 from purejaxppo.experiment.runs import checkpoints, files, record
 from purejaxppo.experiment.runs.checkpoints import fingerprint
 from tests.support.cloning import CLONING, CloningConfig, init, update
-from tests.support.runs import ONE_AND_MANY, QUIET, checkpoint_always, crash_at, interrupt, numbers
+from tests.support.runs import ONE_AND_MANY, QUIET, Crash, checkpoint_always, crash_at, interrupt, numbers
 from tests.support.small import ROOT
 
 CONFIG = CloningConfig(lr=0.05, hidden_sizes=(6,))
@@ -92,7 +92,7 @@ def test_killed_it_is_the_same(tmp_path):
 def test_a_crash_loses_only_what_came_after_the_checkpoint(tmp_path, monkeypatch):
     outcome = run(CONFIG, KEYS, tmp_path / "whole", algorithm=CLONING, options=QUIET)
     options = checkpoint_always(monkeypatch)
-    with pytest.raises(RuntimeError, match="crash"):
+    with pytest.raises(Crash):
         run(CONFIG, KEYS, tmp_path / "run", algorithm=CLONING, options=options, callback=crash_at(5))
     assert numbers(tmp_path / "run") == [2, 3, 4]
     assert fingerprint(resume(tmp_path / "run", algorithm=CLONING)) == fingerprint(outcome)
@@ -141,7 +141,7 @@ def test_a_run_starts_from_parameters_and_survives_a_kill_before_its_first_check
         expected = by_hand(CONFIG, single, params=PARAMS)[1]["loss"]
         np.testing.assert_allclose(np.atleast_2d(metrics["loss"])[row], expected, rtol=1e-4)
     assert not np.allclose(metrics["loss"], run(CONFIG, key, tmp_path / "fresh", algorithm=CLONING)[1]["loss"])
-    with pytest.raises(RuntimeError, match="crash"):
+    with pytest.raises(Crash):
         run(CONFIG, key, tmp_path / "run", algorithm=CLONING, params=PARAMS, callback=crash_at(1))
     assert numbers(tmp_path / "run") == [0]
     assert fingerprint(resume(tmp_path / "run", algorithm=CLONING)) == fingerprint((state, metrics))

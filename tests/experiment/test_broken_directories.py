@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 
@@ -54,6 +55,21 @@ def replace_in_config(old, new):
     return break_
 
 
+def pipe(name):
+    """Something that keeps everybody waiting who opens it."""
+
+    def break_(directory):
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+
+    return break_
+
+
+def name_a_map(path):
+    """In the description, instead of the map itself."""
+    return overwrite(files.CONFIG, f'[env]\ntype = "GridWorld"\nlayout = "{path}"\n'.encode())
+
+
 KEY_DATA = {"impl": "threefry2x32", "data": [1, 2]}
 
 
@@ -62,11 +78,11 @@ KEY_DATA = {"impl": "threefry2x32", "data": [1, 2]}
     [
         (lambda directory: (directory / files.RUN).unlink(), r"must be a run's directory; it has no run\.json"),
         (overwrite(files.RUN, b""), r"run\.json: is corrupt"),
-        (overwrite(files.RUN, b'{"format": 2'), r"run\.json: is corrupt"),
+        (overwrite(files.RUN, b'{"format": 3'), r"run\.json: is corrupt"),
         (overwrite(files.RUN, b"\xff"), r"run\.json: cannot be read"),
         (overwrite(files.RUN, b"[" * 100_000), r"run\.json: is corrupt"),
-        (overwrite(files.RUN, b"{}"), r"run\.json: format=None: must be 2"),
-        (edit(files.RUN, format=1), r"run\.json: format=1: must be 2; another version of purejaxppo"),
+        (overwrite(files.RUN, b"{}"), r"run\.json: format=None: must be 3"),
+        (edit(files.RUN, format=1), r"run\.json: format=1: must be 3; another version of purejaxppo"),
         (edit(files.RUN, key=None), r"run\.json: is corrupt"),
         (edit(files.RUN, key=KEY_DATA | {"data": [1]}), r"run\.json: is corrupt"),
         (edit(files.RUN, key=KEY_DATA | {"data": "x"}), r"run\.json: is corrupt"),
@@ -87,8 +103,14 @@ KEY_DATA = {"impl": "threefry2x32", "data": [1, 2]}
         (replace_in_config('type = "GridWorld"', 'type = "os.system"'), r"env\.type='os\.system': must be one of"),
         (replace_in_config('type = "GridWorld"', 'type = "GridWorld"\nmore = 1'), "unknown GridWorld field 'more'"),
         (replace_in_config("mask_blocked = true", 'mask_blocked = "yes"'), r"env\.mask_blocked='yes': must be of type"),
-        (overwrite(files.METRICS, b""), "the record .* ends before update"),
-        (overwrite(files.METRICS, b"{}\n" * 8), r"metrics\.jsonl: line 1 is corrupt"),
+        (pipe(files.LOCK), "lock: must be a file, not a link"),
+        (pipe(files.RUN), r"run\.json: must be a file, not a link"),
+        (pipe(files.CONFIG), r"config\.toml: must be a file, not a link"),
+        (pipe(files.METRICS), r"metrics\.jsonl: must be a file, not a link"),
+        (pipe(files.EVALUATIONS), r"evaluations\.jsonl: must be a file, not a link"),
+        (name_a_map("/dev/zero"), r"env\.layout='/dev/zero': must be a map's text"),
+        (name_a_map("../elsewhere.txt"), r"env\.layout='\.\./elsewhere\.txt': must be a map's text"),
+        (overwrite(files.CONFIG, b'env = "/dev/zero.txt"'), r"env\.layout='/dev/zero\.txt': must be a map's text"),
         *[
             (link(name), f"{name}: must not be a symbolic link")
             for name in (*RECORD, "config.toml", "run.json", "lock")

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 
 import hypothesis
 import hypothesis.extra.numpy as arrays
@@ -146,52 +147,100 @@ def test_truncating_leaves_what_would_have_been_written(shape, left_over, tmp_pa
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         with (tmp_path / "cut" / name).open("a") as file:
             file.write(left_over)
-    record.truncate(tmp_path / "cut", 4, 2)
+    record.truncate(tmp_path / "cut", 4, BATCH, pytest.fail)
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "short" / name).read_text()
-    record.truncate(tmp_path / "cut", 0, 0)
+    record.truncate(tmp_path / "cut", 0, BATCH, pytest.fail)
     for name in (files.METRICS, files.TABLE, files.EVALUATIONS):
         assert (tmp_path / "cut" / name).read_text() == ""
     write(tmp_path / "cut", whole)  # with a header again
     assert len(table(tmp_path / "cut")) == whole["loss"].size
 
 
-def test_a_record_that_ends_too_early_is_refused_and_left_alone(tmp_path):
-    write(tmp_path, values((3, 1)))
-    before = (tmp_path / files.METRICS).read_text()
-    with pytest.raises(RunError, match="ends before update 4"):
-        record.truncate(tmp_path, 4, 0)
-    with pytest.raises(RunError, match="ends before update 3"):
-        record.truncate(tmp_path, 3, 1)
-    assert (tmp_path / files.METRICS).read_text() == before
+def damage(path, number, change):
+    """Change one line of a record."""
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1 : number] = change(lines[number - 1])
+    path.write_bytes(b"\n".join(lines))
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "",
-        "{",
-        "[1]",
-        "null",
-        "[" * 100_000,
-        '{"update": 2}',
-        '{"update": "2", "steps": 64, "episode_return": [1], "loss": [1]}',
-        '{"update": 3, "steps": 64, "episode_return": [1], "loss": [1]}',
-        '{"update": 1, "steps": 64, "episode_return": [1], "loss": [1]}',
-        '{"update": 2, "steps": 64, "episode_return": [1]}',
-        '{"update": 2, "steps": 64, "episode_return": ["one"], "loss": [1]}',
-        '{"update": 2, "steps": 64, "episode_return": [1, 2], "loss": [1]}',
-        '{"update": 2, "steps": 64, "episode_return": [1, 2], "loss": [1, 2]}',
-        '{"update": 2, "steps": 64, "episode_return": 1, "loss": 1}',
-        '{"update": 2, "steps": 64, "episode_return": [[1]], "loss": [[1]]}',
-    ],
-)
-def test_a_corrupt_line_is_refused(line, tmp_path):
-    write(tmp_path, values((1, 1)))
-    with (tmp_path / files.METRICS).open("a") as file:
-        file.write(line + "\n")
-    with pytest.raises(RunError, match=r"metrics\.jsonl: .*is corrupt"):
+def with_checksum(text):
+    """A line as somebody would forge it."""
+    return lambda _: [b'%s, "crc32": %d}' % (text[:-1], zlib.crc32(text))]
+
+
+DAMAGE = {
+    "lost": lambda line: [],
+    "empty": lambda line: [b""],
+    "half": lambda line: [line[: len(line) // 2]],
+    "a digit": lambda line: [line.replace(b"64", b"65")],
+    "a bit of the checksum": lambda line: [line[:-2] + bytes([line[-2] ^ 1]) + line[-1:]],
+    "no text": lambda line: [b"\xff" + line[1:]],
+    "no checksum": lambda line: [line[: line.index(b', "crc32"')] + b"}"],
+    "twice": lambda line: [line, line],
+    "deep": with_checksum(b"[" * 100_000 + b"}"),
+    "a list": with_checksum(b"[1]"),
+    "no steps": with_checksum(b'{"update": 2, "loss": [1, 1], "episode_return": [1, 1]}'),
+    "a word for a number": with_checksum(b'{"update": "2", "steps": 64, "loss": [1, 1], "episode_return": [1, 1]}'),
+    "another name": with_checksum(b'{"update": 2, "steps": 64, "loss": [1, 1], "return": [1, 1]}'),
+    "more numbers": with_checksum(b'{"update": 2, "steps": 64, "loss": [1, 1, 1], "episode_return": [1, 1, 1]}'),
+    "no list": with_checksum(b'{"update": 2, "steps": 64, "loss": 1, "episode_return": 1}'),
+    "words": with_checksum(b'{"update": 2, "steps": 64, "loss": ["a", "b"], "episode_return": [1, 1]}'),
+    "400 digits": with_checksum(
+        b'{"update": 2, "steps": 64, "loss": [1%s, 1], "episode_return": [1, 1]}' % (b"0" * 400)
+    ),
+    "a far update": with_checksum(b'{"update": 1000000000000, "steps": 64, "loss": [1, 1], "episode_return": [1, 1]}'),
+    "no update": with_checksum(b'{"update": 0, "steps": 64, "loss": [1, 1], "episode_return": [1, 1]}'),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_noticed_and_costs_no_more_than_what_it_hit(change, tmp_path, caplog):
+    metrics = values((4, 2))
+    write(tmp_path, metrics)
+    damage(tmp_path / files.METRICS, 2, change)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: (line 2 )?is damaged.*resume") as said:
         record.read_metrics(tmp_path)
+    assert "\n" not in str(said.value)
+    record.truncate(tmp_path, 4, BATCH, pytest.fail)
+    is_hit = change is not DAMAGE["twice"]
+    metrics["loss"][1] = metrics["episode_return"][1] = np.where(is_hit, NAN, metrics["loss"][1])
+    metrics["episode_return"] = -metrics["loss"]
+    for name, found in record.read_metrics(tmp_path).items():
+        np.testing.assert_array_equal(found, metrics[name].T)
+    assert [int(row["update"]) for row in table(tmp_path)] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert ("of 4 updates 1 are damaged or lost; NaN stands for them" in caplog.text) == is_hit
+
+
+@pytest.mark.parametrize("kind", ["deleted", "empty", "all damaged", "too short"])
+def test_a_lost_record_is_filled_up(kind, tmp_path, caplog):
+    write(tmp_path, values((3, 2)))
+    path = tmp_path / files.METRICS
+    if kind == "deleted":
+        path.unlink()
+    elif kind != "too short":
+        path.write_text("garbage\n" * 3 if kind == "all damaged" else "")
+    record.truncate(tmp_path, 5, BATCH, lambda: values((1, 2)))
+    found = record.read_metrics(tmp_path)
+    assert {name: array.shape for name, array in found.items()} == {"episode_return": (2, 5), "loss": (2, 5)}
+    num_lost = 2 if kind == "too short" else 5
+    assert np.isnan(found["loss"]).sum() == 2 * num_lost
+    assert f"of 5 updates {num_lost} are damaged or lost" in caplog.text
+    write(tmp_path, values((1, 2)))
+    assert record.read_metrics(tmp_path)["loss"].shape == (2, 6)
+
+
+def test_a_damaged_evaluation_is_left_out(tmp_path):
+    with record.MetricsLog(tmp_path, BATCH) as log:
+        for score in (1.0, 2.0, 3.0):
+            log.append(values((2, 1)))
+            log.write_evaluation({"score": np.array([score], np.float32)})
+    damage(tmp_path / files.EVALUATIONS, 2, lambda line: [line.replace(b"2.0", b"9.0")])
+    with pytest.raises(RunError, match=r"evaluations\.jsonl: line 2 is damaged"):
+        record.read_evaluations(tmp_path)
+    record.truncate(tmp_path, 6, BATCH, pytest.fail)
+    found = record.read_evaluations(tmp_path)
+    assert (found["update"].tolist(), found["score"].tolist()) == ([2, 6], [[1, 3]])
 
 
 class Recorder:

@@ -1,6 +1,8 @@
 """Runs that are stopped, killed or crash: resuming them changes nothing, bit for bit."""
 
+import contextlib
 import functools
+import itertools
 import json
 import logging
 import os
@@ -11,13 +13,20 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from purejaxppo import update
 from purejaxppo.algorithms import PPO
-from purejaxppo.errors import RunError
+from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.experiment import RunOptions, load, resume, run
-from purejaxppo.experiment.runs import files, loop
+from purejaxppo.experiment.runs import files, loop, record
+from purejaxppo.experiment.runs.checkpoints import fingerprint
+from purejaxppo.experiment.runs.loop import read_outcome
+from purejaxppo.experiment.runs.run import open_run
 from tests.support.runs import (
     CONFIG,
     KEYS,
@@ -25,6 +34,7 @@ from tests.support.runs import (
     ONE_AND_MANY,
     QUIET,
     RECORD,
+    Crash,
     begin_and_stop,
     check_same,
     checkpoint_always,
@@ -47,7 +57,7 @@ def test_stopped_after_every_chunk_it_is_the_same(key, tmp_path):
         except KeyboardInterrupt:
             stops += 1
             assert numbers(tmp_path / "run")[-1] == stops
-    assert stops == NUM_UPDATES - 1  # each process begins with a chunk of one update
+    assert stops == NUM_UPDATES  # each process begins with a chunk of one update; the last one has to evaluate only
     check_same(tmp_path / "run", outcome, key, options)
     again = resume(tmp_path / "run")  # there is nothing left to do
     check_same(tmp_path / "run", again, key, options)
@@ -65,7 +75,7 @@ def test_the_length_of_the_chunks_makes_no_difference(length, tmp_path, monkeypa
 @ONE_AND_MANY
 def test_a_crash_loses_only_what_came_after_the_checkpoint(key, tmp_path, monkeypatch):
     options = checkpoint_always(monkeypatch)
-    with pytest.raises(RuntimeError, match="crash"):
+    with pytest.raises(Crash):
         run(CONFIG, key, tmp_path, options=options, callback=crash_at(6))
     assert numbers(tmp_path) == [3, 4, 5]
     with (tmp_path / files.METRICS).open("a") as file:
@@ -79,7 +89,7 @@ def test_a_crash_loses_only_what_came_after_the_checkpoint(key, tmp_path, monkey
 
 
 def test_a_run_that_has_no_checkpoint_yet_begins_anew(tmp_path):
-    with pytest.raises(RuntimeError, match="crash"):
+    with pytest.raises(Crash):
         run(CONFIG, KEYS, tmp_path, options=QUIET, callback=crash_at(2))
     assert numbers(tmp_path) == []
     with pytest.raises(RunError, match="has no checkpoint yet"):
@@ -89,7 +99,7 @@ def test_a_run_that_has_no_checkpoint_yet_begins_anew(tmp_path):
 
 def test_a_broken_checkpoint_costs_the_time_since_the_one_before(tmp_path, monkeypatch, caplog):
     options = checkpoint_always(monkeypatch)
-    with pytest.raises(RuntimeError, match="crash"):
+    with pytest.raises(Crash):
         run(CONFIG, KEYS[0], tmp_path, options=options, callback=crash_at(6))
     newest = tmp_path / files.CHECKPOINTS / "5"
     victim = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -180,21 +190,127 @@ def test_only_one_process_runs_a_run(tmp_path):
     check_same(tmp_path, outcome, KEYS)
 
 
-def test_a_beginning_that_was_cut_short_can_be_overwritten(tmp_path, monkeypatch):
-    write = files.write
+@ONE_AND_MANY
+def test_a_finished_run_goes_on_for_more_steps(key, tmp_path):
+    """Under the schedules of a run of the new length, as if its configuration had been this one from here on."""
+    options = RunOptions(num_evaluations=3, evaluation_episodes=4)
+    directory = shutil.copytree(uninterrupted(key, options)[0], tmp_path / "run")
+    config, state = load(directory)
+    before = [read(directory) for read in (record.read_metrics, record.read_evaluations)]
+    longer = config.replace(total_timesteps=config.batch_size * (NUM_UPDATES + 4))
 
-    def crash(path, text):
-        if path.name == files.CONFIG:
-            raise RuntimeError("crash")
-        write(path, text)
+    got, metrics = resume(directory, total_timesteps=longer.total_timesteps)
+    go_on = jax.jit(update) if not key.ndim else jax.jit(jax.vmap(update, (None, 0)))
+    for _ in range(4):
+        state, _ = go_on(longer, state)
+    for leaf, other in zip(jax.tree.leaves(got.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
+    assert np.all(metrics["approx_kl"][..., NUM_UPDATES] > 1e-6)  # the learning rate, which came to 0, is not 0 again
+    for read, earlier in zip((record.read_metrics, record.read_evaluations), before, strict=True):
+        for name, values in read(directory).items():
+            np.testing.assert_array_equal(values[..., : earlier[name].shape[-1]], earlier[name])
+    assert record.read_evaluations(directory)["update"].tolist() == [3, 5, 8, 12]
+    assert load(directory)[0] == longer
+    assert np.shape(read_outcome(open_run(directory).job).metrics["entropy"])[-1] == NUM_UPDATES + 4
 
-    monkeypatch.setattr(files, "write", crash)
-    with pytest.raises(RuntimeError, match="crash"):
-        run(CONFIG, KEYS, tmp_path)
-    monkeypatch.undo()
-    with pytest.raises(RunError, match=r"config\.toml: cannot be read"):
-        resume(tmp_path)
-    check_same(tmp_path, run(CONFIG, KEYS, tmp_path, options=QUIET, overwrite=True), KEYS)
+    again = resume(directory)  # finished, at its new length
+    assert fingerprint(again) == fingerprint((got, metrics))
+
+
+def test_other_lengths(tmp_path):
+    directory = shutil.copytree(uninterrupted(KEYS)[0], tmp_path / "run")
+    text = (directory / files.CONFIG).read_text()
+    for steps, said in ((96, "total_timesteps=96: must be at least 256, which are done"), (0.5, "total_timesteps=0.5")):
+        with pytest.raises(ConfigError, match=said):
+            resume(directory, total_timesteps=steps)
+        assert (directory / files.CONFIG).read_text() == text
+    check_same(directory, resume(directory, total_timesteps=32 * NUM_UPDATES), KEYS)  # as many updates as before
+    (directory / files.CONFIG).write_text(
+        text.replace(f"total_timesteps = {CONFIG.total_timesteps}", "total_timesteps = 288")
+    )
+    state, metrics = resume(directory)  # who edits the file means it
+    assert (state.num_updates.tolist(), metrics["entropy"].shape) == ([9] * 3, (3, 9))
+
+
+def test_a_run_that_was_stopped_can_end_where_it_is(tmp_path):
+    begin_and_stop(tmp_path)
+    _, metrics = resume(tmp_path, total_timesteps=32)
+    assert metrics["entropy"].shape == (3, 1) or metrics["entropy"].shape == (1,)
+    assert (tmp_path / files.SUMMARY).exists()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("name", [files.METRICS, files.EVALUATIONS])
+def test_a_damaged_record_keeps_no_checkpoint_from_being_used(name, is_finished, tmp_path, caplog):
+    options = RunOptions(num_evaluations=3, evaluation_episodes=4)
+    directory = shutil.copytree(uninterrupted(KEYS, options)[0], tmp_path / "run")
+    whole = record.read_metrics(directory), record.read_evaluations(directory)
+    if not is_finished:
+        (directory / files.SUMMARY).unlink()
+    path = directory / name
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + "".join(lines[2:]))
+    state, metrics = resume(directory)
+    assert fingerprint(state) == json.loads((directory / files.SUMMARY).read_text())["state_sha256"]
+    kept = [update for update in range(NUM_UPDATES) if name != files.METRICS or update != 1]
+    np.testing.assert_array_equal(metrics["entropy"][:, kept], whole[0]["entropy"][:, kept])
+    assert np.isnan(metrics["entropy"]).sum() == (3 if name == files.METRICS else 0)
+    found = record.read_evaluations(directory)
+    assert found["update"].tolist() == ([3, 5, 8] if name == files.METRICS else [3, 8])
+    np.testing.assert_array_equal(found["score"][:, -1], whole[1]["score"][:, -1])
+    assert ("checksum mismatch" in caplog.text) == is_finished
+    read_outcome(open_run(directory).job)  # which report reads
+
+
+def test_the_last_evaluation_is_made_again_if_it_is_lost(tmp_path):
+    options = RunOptions(num_evaluations=3, evaluation_episodes=4)
+    directory = shutil.copytree(uninterrupted(KEYS, options)[0], tmp_path / "run")
+    path = directory / files.EVALUATIONS
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    check_same(directory, resume(directory), KEYS, options)
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwritten"])
+def test_a_beginning_that_was_cut_short_is_no_dead_end(overwrite, tmp_path, monkeypatch):
+    """Whichever change of the directory was a process's last, a script gets on that resumes if there is a run."""
+    train, moments = loop.train, itertools.count()
+
+    def crash(*args, **kwargs):
+        raise Crash
+
+    monkeypatch.setattr(loop, "train", crash)
+    is_cut = True
+    while is_cut:
+        directory = tmp_path / str(moment := next(moments))
+        if overwrite:
+            shutil.copytree(uninterrupted(KEYS)[0], directory)
+        with monkeypatch.context() as patch, contextlib.suppress(Crash):
+            changes = crash_after(moment, patch)
+            run(CONFIG, KEYS, directory, options=QUIET, overwrite=overwrite)
+        is_cut = next(changes) > moment
+        with contextlib.suppress(Crash):
+            resume(directory) if (directory / files.RUN).exists() else run(CONFIG, KEYS, directory, options=QUIET)
+        assert json.loads((directory / files.RUN).read_text())["key"]
+    assert moment >= 8
+    monkeypatch.setattr(loop, "train", train)
+    check_same(directory, resume(directory), KEYS)
+
+
+def crash_after(moment, patch):
+    """Let a process die at its change number `moment` of the disk; returns the counter of its changes."""
+    count = itertools.count()
+
+    def counted(change):
+        def call(*args, **kwargs):
+            if next(count) >= moment:
+                raise Crash
+            return change(*args, **kwargs)
+
+        return call
+
+    for owner, name in ((files, "write"), (files, "delete"), (Path, "rename"), (Path, "mkdir"), (Path, "replace")):
+        patch.setattr(owner, name, counted(getattr(owner, name)))
+    return count
 
 
 RUN_IN_A_PROCESS = """

@@ -137,11 +137,15 @@ def test_evaluations_come_evenly_and_are_of_the_agents_of_that_moment(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, []), (1, [8]), (2, [4, 8]), (8, [*range(1, 9)]), (99, [*range(1, 9)])]
+    ("count", "expected"), [(0, []), (1, [8]), (2, [4, 8]), (8, [*range(1, 9)]), (10**18, [*range(1, 9)])]
 )
 def test_when_evaluations_are_due(count, expected):
     job = loop.Job(None, PPO, equal_rows(CONFIG, KEYS), RunOptions(num_evaluations=count))
-    assert job.evaluations == expected
+    found, update = [], 0
+    while (update := job.next_evaluation(update)) is not None:
+        found.append(update)
+    assert found == expected
+    assert [update for update in range(10) if job.is_evaluated(update)] == expected
 
 
 def test_evaluations_use_random_numbers_of_their_own(tmp_path):
@@ -161,7 +165,16 @@ def test_without_a_model_there_is_no_gap(tmp_path):
     config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
     run(config, KEYS[0], tmp_path, options=RunOptions(num_evaluations=1, evaluation_episodes=2))
     found = record.read_evaluations(tmp_path)
-    assert sorted(found) == ["greedy_length", "greedy_return", "sampled_length", "sampled_return", "score", "update"]
+    expected = [
+        "greedy_length",
+        "greedy_return",
+        "num_unfinished",
+        "sampled_length",
+        "sampled_return",
+        "score",
+        "update",
+    ]
+    assert sorted(found) == expected
     np.testing.assert_array_equal(found["greedy_return"], found["greedy_length"])  # a reward of 1 for every step
     np.testing.assert_array_equal(found["score"], found["greedy_return"])
 

@@ -68,10 +68,14 @@ def begin_and_stop(directory, key=KEYS[0], options=QUIET, callback=interrupt):
     return directory
 
 
+class Crash(BaseException):
+    """Ends a run as if the process were killed: nothing is saved any more."""
+
+
 def crash_at(update):
     def callback(progress):
         if progress.num_updates >= update:
-            raise RuntimeError("crash")
+            raise Crash
 
     return callback
 

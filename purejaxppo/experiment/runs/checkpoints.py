@@ -6,10 +6,12 @@ renamed; so what has a checkpoint's name was written to its end, and the manifes
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,7 @@ from purejaxppo.keys import is_key
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state"
+LEAST_SPACE = 2**16  # bytes; where not even its smallest files can be written, Orbax prints tracebacks from its threads
 
 
 class Loaded(NamedTuple):
@@ -53,6 +56,8 @@ def save(directory: Path, num_updates: int, state: Any, *, run: str, score: floa
     directory = directory.absolute()  # as Orbax demands
     temporary = directory / f"{files.TEMPORARY}{num_updates}"
     files.delete(temporary)
+    if shutil.disk_usage(directory).free < LEAST_SPACE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     try:
         temporary.mkdir()
         with _quiet():
@@ -91,12 +96,15 @@ def load(directory: Path, like: Callable[[], Any], *, run: str) -> Loaded | None
     Raises:
         RunError: there are checkpoints, but none that can be used; it says what is wrong with each.
     """
+    if not os.path.isdir(directory):
+        return None
     broken: list[str] = []
-    for num_updates in reversed(numbers(directory)):
-        try:
-            return Loaded(_load(directory / str(num_updates), num_updates, like, run), num_updates, broken)
-        except RunError as error:
-            broken.append(str(error))
+    with files.reading(directory):  # another process may be training here, and prune
+        for num_updates in reversed(numbers(directory)):
+            try:
+                return Loaded(_load(directory / str(num_updates), num_updates, like, run), num_updates, broken)
+            except RunError as error:
+                broken.append(str(error))
     if broken:
         raise RunError(f"{directory}: no checkpoint can be used: {'; '.join(broken)}")
     return None
@@ -111,6 +119,8 @@ def numbers(directory: Path) -> list[int]:
 def prune(directory: Path, keep: int) -> None:
     """Delete all checkpoints but the newest `keep` and the one with the best score; broken ones stay.
 
+    While another process reads there, nothing is deleted: the next call will.
+
     Raises:
         OSError: one cannot be deleted.
     """
@@ -120,9 +130,10 @@ def prune(directory: Path, keep: int) -> None:
             score = _manifest(directory / str(num_updates)).get("score")
             scores[num_updates] = float("-inf") if score is None else score
     best = max(scores, key=lambda num_updates: (scores[num_updates], num_updates), default=None)
-    for num_updates in sorted(scores)[:-keep]:
-        if num_updates != best:
-            files.delete(directory / str(num_updates))
+    with files.deleting(directory) as is_free:
+        for num_updates in sorted(scores)[:-keep] if is_free else []:
+            if num_updates != best:
+                files.delete(directory / str(num_updates))
 
 
 def fingerprint(tree: Any) -> str:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from purejaxppo.errors import RunError
 CONFIG, RUN, LOCK, SUMMARY, CHECKPOINTS = "config.toml", "run.json", "lock", "summary.json", "checkpoints"
 METRICS, TABLE, EVALUATIONS = "metrics.jsonl", "metrics.csv", "evaluations.jsonl"
 TENSORBOARD, WANDB, PICTURES = "tensorboard", "wandb", "pictures"
-# All of them but the lock, in the order in which they are deleted: what makes it a run comes last.
-CONTENTS = (CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, SUMMARY, METRICS, TABLE, EVALUATIONS, CONFIG, RUN)
+# All of them but the lock, in the order in which they are deleted: what makes it a run goes first.
+CONTENTS = (RUN, CHECKPOINTS, TENSORBOARD, WANDB, PICTURES, SUMMARY, METRICS, TABLE, EVALUATIONS, CONFIG)
 TEMPORARY = ".tmp-"  # begins the names of files and directories that are being written or deleted
+PATIENCE = 100  # times that a reader asks whether a directory is free
+BEGINNING = TEMPORARY + "begun-run.json"  # there while a run's directory is being made, and no `run.json` yet
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -75,10 +79,11 @@ def delete(path: Path) -> None:
     shutil.rmtree(leaving)
 
 
-def delete_temporary(directory: Path) -> None:
-    """Delete what an earlier process left half-written, or half-deleted."""
+def delete_temporary(directory: Path, but: Path | None = None) -> None:
+    """Delete what an earlier process left half-written, or half-deleted, but for one file."""
     for path in directory.glob(f"{TEMPORARY}*"):
-        delete(path)
+        if path != but:
+            delete(path)
 
 
 def check_no_links(directory: Path) -> None:
@@ -92,17 +97,29 @@ def check_no_links(directory: Path) -> None:
             raise RunError(f"{directory / name}: must not be a symbolic link")
 
 
-def read(path: Path) -> str:
-    """Read a text file.
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
 
     Raises:
-        RunError: it cannot be read, is not text, or is no file, such as a symbolic link, which might lead anywhere.
+        RunError: it cannot be read, or is no file, such as a symbolic link, which might lead anywhere.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise RunError(f"{path}: must be a file, not a link or anything else")
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error})") from None
+
+
+def read(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        RunError: it cannot be read, is not text, or is no file.
+    """
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
         raise RunError(f"{path}: cannot be read ({error})") from None
 
 
@@ -136,11 +153,56 @@ def lock(directory: Path) -> Iterator[None]:
     """Hold the directory's lock, which the system releases however the process ends.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, or it is no file.
     """
-    with (directory / LOCK).open("a") as file:
+    path = directory / LOCK
+    # A pipe in its place would keep us waiting for whoever reads it.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise RunError(f"{path}: must be a file, not a link or anything else")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"directory={str(directory)!r}: is locked by another process") from None
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Keep `deleting` from what is in a directory, which must be there, while it is read."""
+    with _open(directory) as descriptor:
+        for _ in range(PATIENCE):  # deleting takes an instant; nobody may keep us for ever
+            if _try_lock(descriptor, fcntl.LOCK_SH):
+                break
+            time.sleep(0.05)
+        yield
+
+
+@contextlib.contextmanager
+def deleting(directory: Path) -> Iterator[bool]:
+    """Whether something in a directory can be deleted now, since nobody is `reading` there."""
+    with _open(directory) as descriptor:
+        yield _try_lock(descriptor, fcntl.LOCK_EX)
+
+
+@contextlib.contextmanager
+def _open(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    """Lock a directory until it is closed; whether that was possible at once. Where the disk has no locks, it is."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -8,8 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,7 +22,8 @@ from purejaxppo.experiment.runs import checkpoints, files
 from purejaxppo.experiment.runs.files import CHECKPOINTS, EVALUATIONS, METRICS, SUMMARY
 from purejaxppo.experiment.runs.loggers import Loggers, MakeLogger
 from purejaxppo.experiment.runs.record import MetricsLog, read_evaluations, read_metrics, truncate
-from purejaxppo.experiment.runs.rows import Programs, Rows, initial_shapes
+from purejaxppo.experiment.runs.rows import Programs, Rows, initial_shapes, metric_shapes
+from purejaxppo.experiment.runs.stopping import Interrupted, Stop
 from purejaxppo.settings import COUNT, NON_NEGATIVE, WHOLE, Settings, static
 
 HOST_SHARE = 0.02  # of the time, at most, is spent between chunks, and as much on checkpoints
@@ -63,11 +62,16 @@ class Job(NamedTuple):
         """Of the whole run."""
         return self.rows.config.num_updates
 
-    @property
-    def evaluations(self) -> list[int]:
-        """The numbers of updates after which the rows are evaluated."""
-        count = self.options.num_evaluations
-        return sorted({max(1, round(self.num_updates * part / count)) for part in range(1, count + 1)})
+    def next_evaluation(self, num_updates: int) -> int | None:
+        """Say after which number of updates, more than so many, the rows are evaluated next; None for no more."""
+        count = min(self.options.num_evaluations, self.num_updates)
+        parts = range(num_updates * count // self.num_updates, count + 1)  # the first is due so early, or earlier
+        due = (max(1, round(self.num_updates * part / count)) for part in parts if part)
+        return next((update for update in due if update > num_updates), None)
+
+    def is_evaluated(self, num_updates: int) -> bool:
+        """Whether the rows are evaluated after so many updates."""
+        return self.next_evaluation(num_updates - 1) == num_updates
 
     def compile(self) -> Programs:
         """Compile what trains it."""
@@ -94,9 +98,10 @@ class Outcome(NamedTuple):
     evaluations: dict[str, np.ndarray]  # [num_rows, num_evaluations], and the `update` of each
     compile_seconds: float
     run_seconds: float  # without compiling; if the run was resumed, the last process's pace is taken for the whole
+    is_finished: bool = True  # not where a callback stopped it
 
 
-Callback = Callable[[Progress], None]
+Callback = Callable[[Progress], bool | None]  # False stops the run
 
 
 def no_callback(progress: Progress) -> None:
@@ -106,7 +111,7 @@ def no_callback(progress: Progress) -> None:
 def train(
     job: Job,
     found: checkpoints.Loaded | None,
-    stop: threading.Event,
+    stop: Stop,
     *,
     loggers: Sequence[MakeLogger] = (),
     callback: Callback = no_callback,
@@ -117,28 +122,29 @@ def train(
     Args:
         job: what is to be run; its directory must be there, see `clean`.
         found: its newest whole checkpoint, if there is one.
-        stop: ends the run after the chunk at hand, see `interrupt_later`.
+        stop: ends the run after the chunk at hand, see `stop_later`.
         loggers: as for `run`.
         callback: as for `run`.
         programs: those of the job or of another one of the same shapes; None compiles them.
 
     Returns:
-        `(state, outcome)`, the state `[num_rows]`.
+        `(state, outcome)`, the state `[num_rows]`; of what is done, where the callback stopped it.
 
     Raises:
         OSError: the record or a checkpoint cannot be written.
-        KeyboardInterrupt: it was stopped; all that is done is saved, if there is a directory.
+        Interrupted: a signal stopped it; all that is done is saved, if there is a directory.
     """
     programs = programs or job.compile()
     session = _Session(job, programs, found)
     with session.open(loggers):
-        session.run(stop, callback)
-    if session.num_updates < job.num_updates:
-        saved = "" if job.directory is None else ", all of them saved"
-        raise KeyboardInterrupt(f"stopped after {session.num_updates:,} of {job.num_updates:,} updates{saved}")
-    if job.directory is not None:
+        is_finished = session.run(stop, callback)
+    if not is_finished and stop.signum is not None:
+        raise Interrupted(session.how_far(), stop.signum)
+    if not is_finished:
+        log.info("%s", session.how_far())
+    elif job.directory is not None:
         files.write(job.directory / SUMMARY, json.dumps(session.summary(job.directory), indent=1))
-    return session.state, session.outcome()
+    return session.state, session.outcome()._replace(is_finished=is_finished)
 
 
 def newest(job: Job) -> checkpoints.Loaded | None:
@@ -161,13 +167,18 @@ def clean(job: Job, found: checkpoints.Loaded | None) -> None:
     """Leave in a job's directory what belongs to the updates of a checkpoint, or to none.
 
     Raises:
-        RunError: the record is corrupt, or does not reach so far.
+        RunError: the record cannot be read.
         OSError: something cannot be deleted or written.
     """
     assert job.directory is not None
     (job.directory / CHECKPOINTS).mkdir(exist_ok=True)
-    num_updates = 0 if found is None else found.num_updates
-    truncate(job.directory, num_updates, sum(update <= num_updates for update in job.evaluations))
+    files.delete(job.directory / SUMMARY)  # of fewer updates, or of a record that is damaged
+
+    def like() -> dict[str, np.ndarray]:
+        shapes = metric_shapes(job.algorithm, job.rows, job.params)
+        return {name: np.zeros((1, *shape.shape)) for name, shape in shapes.items()}
+
+    truncate(job.directory, 0 if found is None else found.num_updates, job.rows.config.batch_size, like)
     for place in (job.directory, job.directory / CHECKPOINTS):
         files.delete_temporary(place)
 
@@ -181,16 +192,16 @@ def read_outcome(job: Job) -> Outcome:
     assert job.directory is not None
     files.check_no_links(job.directory)
     path = job.directory / SUMMARY
-    if not path.exists():
+    summary = files.read_json(path) if path.exists() else {}
+    if summary.get("num_updates") != job.num_updates:
         raise RunError(f"directory={str(job.directory)!r}: must hold a finished run; resume it first")
-    summary = files.read_json(path)
     if summary.get("sha256") != _hashes(job.directory):
-        raise RunError(f"{job.directory}: its record is corrupt (checksum mismatch)")
+        raise RunError(f"{job.directory}: its record is corrupt (checksum mismatch); resume repairs what can be")
     metrics, evaluations = read_metrics(job.directory), read_evaluations(job.directory)
     num_rows, num_updates = len(job.rows.keys), job.num_updates
     shapes = {values.shape for values in metrics.values()}
     scores = evaluations.get("score", np.empty((num_rows, 0)))
-    if shapes != {(num_rows, num_updates)} or scores.shape != (num_rows, len(job.evaluations)):
+    if shapes != {(num_rows, num_updates)} or len(scores) != num_rows:
         raise RunError(f"{job.directory}: its record does not fit the configuration")
     try:
         seconds = {name: float(summary["seconds"][name]) for name in ("compile", "chunks", "evaluations")}
@@ -198,29 +209,6 @@ def read_outcome(job: Job) -> Outcome:
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: is corrupt ({error})") from None
     return _outcome(metrics, evaluations, seconds, num_here, num_updates)
-
-
-@contextlib.contextmanager
-def interrupt_later() -> Iterator[threading.Event]:
-    """Let Ctrl-C set an event instead of raising; a second one raises. Only the main thread can be interrupted.
-
-    Compiling must not be interrupted either: XLA may swallow that, or crash when Python shuts down.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(*_: Any) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def next_length(seconds_per_update: float, host_seconds: float, at_most: int) -> int:
@@ -276,18 +264,32 @@ class _Session:
             self.best = scores.mean(axis=0).max(initial=-math.inf)
             yield
 
-    def run(self, stop: threading.Event, callback: Callback) -> None:
-        """Train to the end or until it is stopped; all that is done is saved."""
+    def run(self, stop: Stop, callback: Callback) -> bool:
+        """Train to the end or until it is stopped; all that is done is saved.
+
+        Returns:
+            Whether it is at the end.
+        """
         if self.saved_update < self.num_updates:
             self.save()
-        while self.num_updates < self.job.num_updates and not stop.is_set():
-            self.run_chunk(callback)
+        if self.job.options.num_evaluations:
+            self.programs.compile_evaluation()  # now, when a signal that comes meanwhile costs nothing
+        is_evaluated = self.is_evaluated() or self.evaluate(stop)  # it may have been stopped just before
+        while is_evaluated and self.num_updates < self.job.num_updates and not stop.is_set:
+            self.run_chunk(callback, stop)
+            is_evaluated = self.is_evaluated() or self.evaluate(stop)
+            self.save_in_time()
         self.save()
+        return is_evaluated and self.num_updates == self.job.num_updates
 
-    def run_chunk(self, callback: Callback) -> None:
-        """Make some updates, and what is due after them."""
-        stops = [*self.job.evaluations, self.job.num_updates]
-        count = min(self.length, min(update for update in stops if update > self.num_updates) - self.num_updates)
+    def is_evaluated(self) -> bool:
+        """Whether an evaluation that is due now, if one is, was made."""
+        return self.record.evaluated_update == self.num_updates or not self.job.is_evaluated(self.num_updates)
+
+    def run_chunk(self, callback: Callback, stop: Stop) -> None:
+        """Make some updates."""
+        due = self.job.next_evaluation(self.num_updates) or self.job.num_updates
+        count = min(self.length, due - self.num_updates)
         start_time = time.perf_counter()
         with self.clock.measure("chunks"):
             self.state, buffers = self.programs.advance(self.job.rows, self.state, count)  # the device is at work
@@ -295,26 +297,41 @@ class _Session:
             self.record.append({name: _fetch(values, count) for name, values in buffers.items()})  # waits for it
         end_time = time.perf_counter()
         self.num_updates += count
-        callback(self.progress())
+        self.score = math.nan
+        try:
+            if callback(self.progress()) is False:
+                stop.set()
+        except Exception:  # somebody else's mistake costs nothing of what is done
+            self.save()
+            raise
         host_seconds = time.perf_counter() - end_time
         self.length = next_length((end_time - start_time) / count, host_seconds, self.programs.buffer_size)
-        self.score = math.nan
-        if self.num_updates in self.job.evaluations:
-            self.evaluate()
+
+    def save_in_time(self) -> None:
+        """Write a checkpoint if it is time for one."""
         # The state that did best so far is saved at once, so that it can be kept.
         pause = 0.0 if self.score > self.best else self.job.options.checkpoint_seconds
         self.best = max(self.best, self.score)
         if time.perf_counter() - self.saved_time >= max(pause, self.save_seconds / HOST_SHARE):
             self.save()
 
-    def evaluate(self) -> None:
-        """Score every row."""
-        self.programs.compile_evaluation()
+    def evaluate(self, stop: Stop) -> bool:
+        """Score every row, unless it is stopped before or meanwhile; whether they are scored."""
+        if stop.is_set:
+            return False
         with self.clock.measure("evaluations"):
-            values = self.programs.evaluate(self.job.rows, self.state, self.num_updates)
+            arrays = self.programs.evaluate(self.job.rows, self.state, self.num_updates)
+            if not stop.wait_for(arrays):
+                return False
+            values = {name: np.asarray(array) for name, array in arrays.items()}
             self.record.write_evaluation(values)
         self.score = float(values["score"].mean())
         log.info("evaluation after update %d: score %.4g", self.num_updates, self.score)
+        num_unfinished = values.get("num_unfinished", np.zeros(1)).sum()
+        if num_unfinished:
+            told = "evaluation after update %d: %d episodes did not end, and count as far as they were played"
+            log.warning(told, self.num_updates, num_unfinished)
+        return True
 
     def save(self) -> None:
         """Write a checkpoint, unless there is one of this very state; the record reaches the disk before it."""
@@ -330,6 +347,11 @@ class _Session:
         self.saved_update, self.saved_time = self.num_updates, time.perf_counter()
         self.save_seconds = self.saved_time - start_time
         log.info("checkpoint after update %d", self.num_updates)
+
+    def how_far(self) -> str:
+        """Word how much is done."""
+        saved = "" if self.job.directory is None else ", all of them saved"
+        return f"stopped after {self.num_updates:,} of {self.job.num_updates:,} updates{saved}"
 
     def progress(self) -> Progress:
         total, batch_size = self.job.num_updates, self.job.rows.config.batch_size * len(self.job.rows.keys)

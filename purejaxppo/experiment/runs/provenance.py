@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import logging
+import os
 import platform
 import shlex
 import subprocess
@@ -12,6 +13,14 @@ from typing import Any
 
 import jax
 
+# Settings of JAX on which the bits of a result depend.
+SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_threefry_partitionable",
+)
 PACKAGES = ("purejaxppo", "jax", "jaxlib", "flax", "optax", "gymnax", "numpy", "orbax-checkpoint")
 
 log = logging.getLogger("purejaxppo")
@@ -22,6 +31,7 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": versions(),
         "devices": devices(),
+        "settings": settings(),
         "git": _git(),
         "command": shlex.join(sys.argv),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -33,6 +43,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+def settings() -> dict[str, Any]:
+    """Look up the settings of JAX and XLA on which the bits of a result depend."""
+    return {name: getattr(jax.config, name) for name in SETTINGS} | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+
+
 def devices() -> list[str]:
     """List the kinds of JAX's devices."""
     return [device.device_kind for device in jax.devices()]
@@ -40,7 +55,7 @@ def devices() -> list[str]:
 
 def warn_of_changes(directory: Path, description: dict[str, Any]) -> None:
     """Say where bits may differ from those of a process that never stopped."""
-    for name, now in (("versions", versions()), ("devices", devices())):
+    for name, now in (("versions", versions()), ("devices", devices()), ("settings", settings())):
         if description.get(name) != now:
             log.warning("%s: was started with other %s, %s; these are %s", directory, name, description.get(name), now)
 

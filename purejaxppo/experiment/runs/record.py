@@ -3,6 +3,9 @@
 There they are `metrics.jsonl`, one line per update with a list of one number per row; `metrics.csv`, the same as one
 line per update and row; and `evaluations.jsonl`. Numbers are exact: reading them gives the same float32. JSON has no
 NaN; it is null there, and infinity is 1e999.
+
+Each line of JSON ends with its own checksum, so damage is noticed. Reading then fails; `truncate`, with which a run is
+resumed, puts NaN in place of what is damaged or lost.
 """
 
 import contextlib
@@ -10,9 +13,11 @@ import csv
 import io
 import itertools
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +28,11 @@ from purejaxppo.experiment.runs import files
 from purejaxppo.experiment.runs.files import EVALUATIONS, METRICS, TABLE
 from purejaxppo.experiment.runs.loggers import Loggers, Values
 
-RESERVED = ("update", "steps", "row")  # columns of the table, which no metric can be called
+RESERVED = ("update", "steps", "row", "crc32")  # what no metric can be called
+CHECKSUM = ', "crc32": '  # begins what a line ends with
+COLUMNS = ("update", "steps", "row")  # of the table, before the metrics
+
+log = logging.getLogger("purejaxppo")
 
 
 class MetricsLog:
@@ -92,6 +101,11 @@ class MetricsLog:
         if self._loggers:
             self._loggers.write(update, steps, {f"evaluation/{name}": value for name, value in values.items()})
 
+    @property
+    def evaluated_update(self) -> int:
+        """After how many updates the last evaluation was."""
+        return self._evaluations[-1]["update"] if self._evaluations else 0
+
     def sync(self) -> None:
         """Bring all of it to the disk."""
         self.write()
@@ -109,44 +123,62 @@ class MetricsLog:
 
     def evaluations(self) -> dict[str, np.ndarray]:
         """Give what `read_evaluations` reads."""
-        return _evaluations(Path(EVALUATIONS), self._evaluations)
+        return _evaluations(self._evaluations)
 
 
 def read_metrics(directory: Path) -> dict[str, np.ndarray]:
     """Read the metrics in a run's record, float32, `[num_rows, num_updates]`; none before the first.
 
     Raises:
-        RunError: the record is corrupt.
+        RunError: the record is damaged.
     """
-    path = directory / METRICS
-    return _columns(path, _read(path))
+    return _columns(_read(directory / METRICS))
 
 
 def read_evaluations(directory: Path) -> dict[str, np.ndarray]:
     """Read the evaluations in a run's record, like metrics, and the `update` of each; none before the first.
 
     Raises:
-        RunError: the record is corrupt.
+        RunError: the record is damaged.
     """
-    path = directory / EVALUATIONS
-    return _evaluations(path, _read(path))
+    return _evaluations(_read(directory / EVALUATIONS))
 
 
-def truncate(directory: Path, num_updates: int, num_evaluations: int) -> None:
-    """Remove what comes after so many updates and evaluations from the record; the table is made anew.
+def truncate(directory: Path, num_updates: int, batch_size: int, like: Callable[[], Values]) -> None:
+    """Remove what comes after so many updates from the record; the table is made anew.
+
+    Updates that are damaged or lost get NaN, and such evaluations are left out, both with a warning.
+
+    Args:
+        directory: of the run.
+        num_updates: that are to stay.
+        batch_size: environment steps of one row per update.
+        like: gives metrics of one update, `[1, num_rows]`, for their names where no line tells them.
 
     Raises:
-        RunError: the record is corrupt, or does not reach so far.
+        RunError: the record cannot be read.
         OSError: it cannot be written; it is then unchanged.
     """
-    rows = _read(directory / METRICS, num_updates)
-    evaluations = _read(directory / EVALUATIONS, num_evaluations)
-    if len(rows) < num_updates or len(evaluations) < num_evaluations:
-        raise RunError(f"{directory}: the record in {METRICS} and {EVALUATIONS} ends before update {num_updates}")
-    table = [_header(rows[0])] if rows else []
-    files.write(directory / TABLE, _lines(itertools.chain(table, *map(_by_row, rows))))
-    files.write(directory / METRICS, "".join(map(_line, rows)))
-    files.write(directory / EVALUATIONS, "".join(map(_line, evaluations)))
+    metrics, evaluations = (_whole_lines(directory / name, num_updates) for name in (METRICS, EVALUATIONS))
+    if len(metrics) < num_updates:
+        lost = num_updates - len(metrics)
+        log.warning("%s: of %d updates %d are damaged or lost; NaN stands for them", directory, num_updates, lost)
+        metrics = _filled(metrics, num_updates, batch_size, like)
+    lines = list(metrics.values())
+    table = [_header(lines[0])] if lines else []
+    files.write(directory / TABLE, _lines(itertools.chain(table, *map(_by_row, lines))))
+    files.write(directory / METRICS, "".join(map(_line, lines)))
+    files.write(directory / EVALUATIONS, "".join(map(_line, evaluations.values())))
+
+
+def _filled(
+    lines: dict[int, dict[str, Any]], num_updates: int, batch_size: int, like: Callable[[], Values]
+) -> dict[int, dict[str, Any]]:
+    """Put NaN in place of missing updates."""
+    one = next(iter(lines.values()), None) or next(_rows(0, batch_size, like()))
+    nothing = {name: [math.nan] * len(one[name]) for name in _names(one)}
+    updates = range(1, num_updates + 1)
+    return {update: lines.get(update, {"update": update, "steps": update * batch_size} | nothing) for update in updates}
 
 
 def _rows(num_before: int, batch_size: int, metrics: Values) -> Iterator[dict[str, Any]]:
@@ -158,8 +190,9 @@ def _rows(num_before: int, batch_size: int, metrics: Values) -> Iterator[dict[st
 
 
 def _line(row: dict[str, Any]) -> str:
-    """Write a row as a line of JSON."""
-    return json.dumps(row).replace("-Infinity", "-1e999").replace("Infinity", "1e999").replace("NaN", "null") + "\n"
+    """Write a row as a line of JSON, which ends with the checksum of what is before it."""
+    text = json.dumps(row).replace("-Infinity", "-1e999").replace("Infinity", "1e999").replace("NaN", "null")
+    return f"{text[:-1]}{CHECKSUM}{zlib.crc32(text.encode())}}}\n"
 
 
 def _names(row: Mapping[str, Any]) -> list[str]:
@@ -168,7 +201,7 @@ def _names(row: Mapping[str, Any]) -> list[str]:
 
 
 def _header(row: Mapping[str, Any]) -> list[str]:
-    return [*RESERVED, *_names(row)]
+    return [*COLUMNS, *_names(row)]
 
 
 def _by_row(line: dict[str, Any]) -> Iterator[list[Any]]:
@@ -183,51 +216,70 @@ def _lines(rows: Any) -> str:
     return text.getvalue()
 
 
-def _read(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """Read the first lines, or all; one without an end, which a killed process left, does not count.
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Read all lines; one without an end, which a killed process left, does not count.
 
     Raises:
-        RunError: a line is corrupt, or they are not those of updates in order.
+        RunError: a line is damaged, or they are not those of updates in order.
     """
-    lines = files.read(path).split("\n")[:-1] if path.exists() else []
-    rows = [_parse(path, number, line) for number, line in enumerate(lines[:limit], 1)]
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(_split(path), 1):
+        row = _parse(line)
+        if row is None:
+            raise RunError(f"{path}: line {number} is damaged; resume leaves it out")
+        rows.append(row)
     updates = [row["update"] for row in rows]
-    expected = range(1, len(rows) + 1) if path.name == METRICS else sorted(set(updates))
-    if updates != list(expected) or any(row.keys() != rows[0].keys() for row in rows):
-        raise RunError(f"{path}: is corrupt: its lines are not those of one update after the other")
+    expected = list(range(1, len(rows) + 1)) if path.name == METRICS else sorted(set(updates))
+    if updates != expected or len(set(map(_form, rows))) > 1:
+        raise RunError(f"{path}: is damaged: its lines are not those of one update after the other; resume repairs it")
     return rows
 
 
-def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: line {number} is corrupt ({error})") from None
-    if not isinstance(row, dict) or not all(type(row.get(name)) is int for name in ("update", "steps")):
-        raise RunError(f"{path}: line {number} is corrupt")
-    if not all(isinstance(row[name], list) for name in _names(row)):
-        raise RunError(f"{path}: line {number} is corrupt: not one list of numbers for each name")
-    return row
-
-
-def _columns(path: Path, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Collect the values of all rows by name, the updates as the last axis.
+def _whole_lines(path: Path, num_updates: int) -> dict[int, dict[str, Any]]:
+    """Read the lines that are whole, by their updates, up to a number of these; the first counts of two for one update.
 
     Raises:
-        RunError: they are not numbers, or not as many everywhere.
+        RunError: it cannot be read.
     """
-    names = _names(rows[0]) if rows else []
+    rows = [row for line in _split(path) if (row := _parse(line)) and row["update"] <= num_updates]
+    found: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        if _form(row) == _form(rows[0]):
+            found.setdefault(row["update"], row)
+    return dict(sorted(found.items()))
+
+
+def _split(path: Path) -> list[bytes]:
+    return files.read_bytes(path).split(b"\n")[:-1] if path.exists() else []
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Lists of numbers by name, and `update` and `steps`; None where the line is not what was written."""
+    text, _, checksum = line.removesuffix(b"}").rpartition(CHECKSUM.encode())
+    text += b"}"
+    if checksum != b"%d" % zlib.crc32(text):
+        return None
     try:
-        columns = {name: np.array([row[name] for row in rows], np.float32).T for name in names}
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{path}: is corrupt ({error})") from None
-    if len({values.shape for values in columns.values()}) > 1 or any(values.ndim != 2 for values in columns.values()):
-        raise RunError(f"{path}: is corrupt: not as many numbers everywhere")
-    return columns
+        row = json.loads(text)
+        is_row = type(row["update"]) is int and row["update"] > 0 and type(row["steps"]) is int and len(_names(row)) > 0
+        numbers = np.array([row[name] for name in _names(row)], np.float32)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        return None
+    return row if is_row and numbers.ndim == 2 else None
 
 
-def _evaluations(path: Path, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    return {"update": np.array([row["update"] for row in rows]), **_columns(path, rows)} if rows else {}
+def _form(row: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """The names of a row's values, and how many numbers each has."""
+    return (*_names(row), len(row[_names(row)[0]]))
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Collect the values of all rows by name, the updates as the last axis."""
+    return {name: np.array([row[name] for row in rows], np.float32).T for name in (_names(rows[0]) if rows else [])}
+
+
+def _evaluations(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {"update": np.array([row["update"] for row in rows]), **_columns(rows)} if rows else {}
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -64,6 +64,12 @@ def initial_shapes(algorithm: Algorithm, rows: Rows, params: Any = None) -> Any:
     return jax.eval_shape(partial(_init, over=over), rows.config, rows.keys, params)
 
 
+def metric_shapes(algorithm: Algorithm, rows: Rows, params: Any = None) -> dict[str, Any]:
+    """Infer the metrics of an update of some rows: `[num_rows]` each."""
+    over = _Over(algorithm, rows.axes, len(rows.keys))
+    return jax.eval_shape(partial(_step, over), rows.config, initial_shapes(algorithm, rows, params))[1]
+
+
 class Programs:
     """An algorithm's functions for some rows, compiled; they serve any other rows of the same shapes."""
 
@@ -107,10 +113,10 @@ class Programs:
         """
         return self._advance(rows.config, state, count)
 
-    def evaluate(self, rows: Rows, state: Any, num_updates: int) -> dict[str, np.ndarray]:
-        """Score each row, `[num_rows]`; rows with the same key are played on the same episodes."""
+    def evaluate(self, rows: Rows, state: Any, num_updates: int) -> dict[str, Array]:
+        """Begin to score each row, `[num_rows]`; rows with the same key are played on the same episodes."""
         self.compile_evaluation()
-        return {name: np.asarray(x) for name, x in self._evaluate(rows.config, state, rows.keys, num_updates).items()}
+        return self._evaluate(rows.config, state, rows.keys, num_updates)
 
     def compile_evaluation(self) -> None:
         """Compile `evaluate`, unless that was done before."""

@@ -9,8 +9,10 @@ import errno
 import functools
 import hashlib
 import json
+import logging
 import os
 import shlex
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +31,12 @@ from purejaxppo.experiment.runs.loggers import MakeLogger
 from purejaxppo.experiment.runs.loop import Callback, Job, RunOptions, no_callback
 from purejaxppo.experiment.runs.provenance import provenance, warn_of_changes
 from purejaxppo.experiment.runs.rows import equal_rows
+from purejaxppo.experiment.runs.stopping import Interrupted, stop_later
 from purejaxppo.keys import is_key, key_from_json, key_to_json
 
-FORMAT = 2
+FORMAT = 3
+
+log = logging.getLogger("purejaxppo")
 
 
 class Run(NamedTuple):
@@ -56,7 +61,8 @@ def run(
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """Train, and keep everything in a directory: the configuration, the metrics, checkpoints, a summary.
 
-    Ctrl-C ends the run after the chunk of updates at hand, a second or two, with a checkpoint; `resume` continues it.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end the run after the chunk of updates at hand, a second or two, with a
+    checkpoint; `resume` continues it. An exception of the callback comes after a checkpoint as well.
 
     Args:
         config: of the algorithm's type; one number per traced field, and an environment that a file can name, see
@@ -69,7 +75,8 @@ def run(
         overwrite: whether a run that the directory already holds may be deleted.
         loggers: each makes a logger: `loggers.TensorBoard`, `partial(loggers.WandB, project="...")`, or one of your
             own. One that fails is reported by `logging` and dropped.
-        callback: called after each chunk of updates.
+        callback: called with a `Progress` after each chunk of updates. Where it returns False the run stops there, with
+            a checkpoint, and what is done is returned.
 
     Returns:
         `(state, metrics)` like those of `train`, or of `jax.vmap(train, in_axes=(None, 0))` for many keys.
@@ -77,7 +84,7 @@ def run(
     Raises:
         ConfigError: a setting cannot be used, or the directory holds something already.
         RunError: the directory cannot be written to.
-        KeyboardInterrupt: Ctrl-C; the message says how far the run is.
+        KeyboardInterrupt: one of these signals; the message says how far the run is.
     """
     _check_keys(key)
     if not isinstance(config, algorithm.config):
@@ -92,11 +99,12 @@ def run(
         **provenance(),
     }
     rows = equal_rows(config, key.reshape(-1))
-    job = Job(Path(directory), algorithm, rows, options, _identity(text, description), params)
+    job = Job(Path(directory), algorithm, rows, options, _identity(config, description), params)
     with _errors_of(Path(directory)):
         _check_free(Path(directory), overwrite)
         Path(directory).mkdir(parents=True, exist_ok=True)
-        with files.lock(Path(directory)), loop.interrupt_later() as stop:
+        files.sync(Path(directory).parent)
+        with files.lock(Path(directory)), stop_later() as stop:
             _check_free(Path(directory), overwrite)  # again: nobody else can begin a run here now
             _begin(Path(directory), description, text)
             loop.clean(job, None)
@@ -107,6 +115,7 @@ def run(
 def resume(
     directory: str | Path,
     *,
+    total_timesteps: int | None = None,
     algorithm: Algorithm = PPO,
     imports: Sequence[str] = (),
     loggers: Sequence[MakeLogger] = (),
@@ -115,10 +124,12 @@ def resume(
     """Resume an interrupted run from its newest whole checkpoint; the result is bit-identical.
 
     That holds on the same machine with the same versions; of others, `logging` warns. A run that is finished is
-    returned as it is.
+    returned as it is. What is damaged of the record is left out, with a warning: NaN stands for it.
 
     Args:
         directory: of the run.
+        total_timesteps: of the whole run, in place of those that it was begun with: more, to go on with a finished one,
+            or fewer. Schedules and evaluations are then those of a run of this length; what is done stays as it is.
         algorithm: what the run was made with.
         imports: modules of yours that the configuration names, see `import_paths`.
         loggers: as for `run`.
@@ -128,21 +139,27 @@ def resume(
         As `run`.
 
     Raises:
-        ConfigError: the run was made with another algorithm.
+        ConfigError: the run was made with another algorithm, or more steps are done than it shall have.
         RunError: the directory holds no run, or one that is corrupt or that another process is running.
         KeyboardInterrupt: as `run`.
     """
     found = open_run(directory, algorithm, imports)
-    job = found.job
-    assert job.directory is not None
-    with _errors_of(job.directory), files.lock(job.directory), loop.interrupt_later() as stop:
+    job, path = found.job, Path(directory)
+    with _errors_of(path), files.lock(path), stop_later() as stop:
         newest = loop.newest(job)
-        if newest is not None and newest.num_updates == job.num_updates and (job.directory / SUMMARY).exists():
-            return _squeeze(found.is_single, newest.state, loop.read_outcome(job).metrics)
+        if total_timesteps is not None:
+            config = job.rows.config.replace(total_timesteps=total_timesteps)
+            job = job._replace(rows=job.rows._replace(config=config))
+        _check_length(job, newest)
+        if total_timesteps is not None:
+            files.write(path / CONFIG, tables.dumps(job.rows.config))
+        outcome = _finished(job, newest)
+        if newest is not None and outcome is not None:
+            return _squeeze(found.is_single, newest.state, outcome.metrics)
         if newest is None and found.description.get("params"):
             raise RunError(f"directory={str(directory)!r}: was stopped before its params were saved; run it again")
         loop.clean(job, newest)
-        warn_of_changes(job.directory, found.description)
+        warn_of_changes(path, found.description)
         state, outcome = loop.train(job, newest, stop, loggers=loggers, callback=callback)
     return _squeeze(found.is_single, state, outcome.metrics)
 
@@ -216,9 +233,8 @@ def open_run(directory: str | Path, algorithm: Algorithm = PPO, imports: Sequenc
     files.check_no_links(path)
     description = files.read_json(path / RUN, FORMAT)
     check_algorithm(path, description.get("algorithm"), algorithm)
-    text = files.read(path / CONFIG)
     try:
-        config = tables.loads(text, algorithm.config, imports=imports)
+        config = tables.loads(files.read(path / CONFIG), algorithm.config, imports=imports, may_name_files=False)
     except ConfigError as error:
         raise RunError(f"{path / CONFIG}: {error}") from None
     try:
@@ -227,7 +243,7 @@ def open_run(directory: str | Path, algorithm: Algorithm = PPO, imports: Sequenc
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RunError(f"{path / RUN}: is corrupt ({error})") from None
     rows = equal_rows(config, key.reshape(-1))
-    return Run(Job(path, algorithm, rows, options, _identity(text, description)), key.ndim == 0, description)
+    return Run(Job(path, algorithm, rows, options, _identity(config, description)), key.ndim == 0, description)
 
 
 def newest_state(job: Job) -> Any:
@@ -264,6 +280,30 @@ def check_algorithm(directory: Path, found: Any, algorithm: Algorithm) -> None:
         )
 
 
+def _check_length(job: Job, newest: checkpoints.Loaded | None) -> None:
+    """Refuse a length that a run is beyond already.
+
+    Raises:
+        ConfigError: it is.
+    """
+    config = job.rows.config
+    if newest is not None and newest.num_updates > job.num_updates:
+        done = newest.num_updates * config.batch_size
+        raise ConfigError.of("total_timesteps", config.total_timesteps, f"at least {done}, which are done")
+
+
+def _finished(job: Job, newest: checkpoints.Loaded | None) -> loop.Outcome | None:
+    """Read what came of a run that is finished; None for one that is not, or, with a warning, has a damaged record."""
+    assert job.directory is not None
+    if newest is None or newest.num_updates < job.num_updates or not (job.directory / SUMMARY).exists():
+        return None
+    try:
+        return loop.read_outcome(job)
+    except RunError as error:
+        log.warning("%s", error)
+        return None
+
+
 def _qualified_name(part: Any) -> str:
     if isinstance(part, functools.partial):
         return f"partial({_qualified_name(part.func)})"
@@ -285,13 +325,14 @@ def _check_free(directory: Path, overwrite: bool) -> None:
     _check_place(directory)
     found = os.listdir(directory) if directory.exists() else []
     names = {name for name in found if not name.startswith(files.TEMPORARY)} - {LOCK}
-    foreign = sorted(names - set(CONTENTS)) if RUN in names else sorted(names)
+    is_run, was_begun = RUN in names, files.BEGINNING in found
+    foreign = sorted(names - set(CONTENTS)) if is_run or was_begun else sorted(names)
     if foreign:
         raise ConfigError(
             f"directory={str(directory)!r}: must be a new or empty directory, or a run's; it holds {foreign[0]!r}, and "
             "nothing is overwritten"
         )
-    if names and not overwrite:
+    if is_run and not overwrite:
         raise ConfigError(f"directory={str(directory)!r}: holds a run; resume it, or overwrite it (--overwrite)")
 
 
@@ -309,18 +350,22 @@ def _check_place(directory: Path) -> None:
 
 
 def _begin(directory: Path, description: dict[str, Any], config_text: str) -> None:
-    """Make the directory a run's, deleting the one before."""
-    files.delete_temporary(directory)
+    """Make the directory a run's, deleting the one before: what makes it a run goes first, and comes last."""
+    beginning = directory / files.BEGINNING
+    files.write(beginning, json.dumps(description, indent=1))
+    files.delete_temporary(directory, but=beginning)
     for name in CONTENTS:
         files.delete(directory / name)
-    files.write(directory / RUN, json.dumps(description, indent=1))
     files.write(directory / CONFIG, config_text)
+    beginning.rename(directory / RUN)
+    files.sync(directory)
 
 
-def _identity(config_text: str, description: dict[str, Any]) -> str:
-    """Hash what tells a run from one of another configuration, algorithm or with other keys."""
-    rest = json.dumps([description["key"], description["algorithm"]], sort_keys=True)
-    return hashlib.sha256(f"{config_text}\n{rest}".encode()).hexdigest()
+def _identity(config: Any, description: dict[str, Any]) -> str:
+    """Hash what tells a run from one of another configuration, algorithm or with other keys; its length may change."""
+    fields = {name: value for name, value in tables.to_table(config).items() if name != "total_timesteps"}
+    parts = json.dumps([fields, description["key"], description["algorithm"]], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -336,7 +381,8 @@ def _errors_of(directory: Path) -> Iterator[None]:
         if not (directory / RUN).exists():
             raise
         how_far = str(interrupt) or "interrupted"
-        raise KeyboardInterrupt(f"{how_far}; to continue: purejaxppo resume {shlex.quote(str(directory))}") from None
+        how = f"to continue: purejaxppo resume {shlex.quote(str(directory))}"
+        raise Interrupted(f"{how_far}; {how}", getattr(interrupt, "signum", signal.SIGINT)) from None
     except RunError:
         raise
     except OSError as error:

@@ -135,7 +135,8 @@ def read_journal(directory: str | Path, algorithm: Algorithm, imports: Sequence[
     check_algorithm(path, manifest["algorithm"], algorithm)
     try:
         configs = [
-            tables.from_table(trial["config"], algorithm.config, imports=imports) for trial in manifest["trials"]
+            tables.from_table(trial["config"], algorithm.config, imports=imports, may_name_files=False)
+            for trial in manifest["trials"]
         ]
         options, key = RunOptions(**manifest["options"]), key_from_json(manifest["key"])
     except ConfigError as error:

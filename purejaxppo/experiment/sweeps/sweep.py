@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-import threading
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from purejaxppo.experiment.runs.files import RUN, SUMMARY
 from purejaxppo.experiment.runs.loop import Callback, Job, Outcome, RunOptions, no_callback
 from purejaxppo.experiment.runs.rows import Programs, Rows, every_row
 from purejaxppo.experiment.runs.run import open_run
+from purejaxppo.experiment.runs.stopping import Interrupted, Stop, stop_later
 from purejaxppo.experiment.sweeps.combinations import combinations, static_names
 from purejaxppo.experiment.sweeps.journal import Journal, Sweep, check_programs, open_journal, read_journal
 from purejaxppo.keys import check_key
@@ -56,7 +57,7 @@ class Session(NamedTuple):
     journal: Journal
     bound: int  # of the memory
     callback: Callback
-    stop: threading.Event
+    stop: Stop
 
     def job(self, group: Group, program: int, batch: int, num_rows: int) -> Job:
         """Describe a batch of a program's rows; the last row fills up the last batch."""
@@ -91,8 +92,8 @@ def sweep(
     does not fit into the memory at once is trained in batches. All combinations meet the same seeds and are evaluated
     on the same episodes, so that they differ by their configuration only.
 
-    Ctrl-C ends the sweep after the chunk of updates at hand. If it has a directory, a checkpoint is made, and the same
-    call resumes it there, to the same bits as if it had not been interrupted.
+    Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end the sweep after the chunk of updates at hand. If it has a directory, a
+    checkpoint is made, and the same call resumes it there, to the same bits as if it had not been interrupted.
 
     Args:
         config: what is not swept.
@@ -106,7 +107,7 @@ def sweep(
         directory: where all of it is kept, new or of this very sweep. None keeps nothing.
         max_bytes: bound of a program's memory, according to XLA: arguments, outputs and temporaries. By default half
             of what is available now.
-        callback: called after each chunk of updates.
+        callback: called with a `Progress` after each chunk of updates; False stops the sweep there, like Ctrl-C.
 
     Returns:
         One trial for each combination; the last field's values change fastest. Batches of another size give the same
@@ -116,7 +117,7 @@ def sweep(
         ConfigError: a field is unknown or a value not allowed; not even one training fits into the memory; or the
             directory holds something else or another sweep.
         RunError: the directory cannot be read or written.
-        KeyboardInterrupt: Ctrl-C; the message says how far the sweep is.
+        KeyboardInterrupt: it was stopped; the message says how far the sweep is.
     """
     check_key(key)
     num_seeds = check_static("num_seeds", num_seeds, COUNT)
@@ -127,7 +128,7 @@ def sweep(
     bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, COUNT)
     if len(groups) > 1:
         log.info("%d programs, since these fields shape it: %s", len(groups), ", ".join(static_names(config, over)))
-    with open_journal(directory, what, len(groups)) as journal, loop.interrupt_later() as stop:
+    with open_journal(directory, what, len(groups)) as journal, stop_later() as stop:
         session = Session(what, journal, bound, callback, stop)
         results = [_train_group(session, group, number) for number, group in enumerate(groups)]
     return _trials(what, groups, results, journal)
@@ -150,7 +151,7 @@ def load_trials(directory: str | Path, *, algorithm: Algorithm = PPO, imports: S
     journal, what = read_journal(directory, algorithm, imports)
     groups = _groups(what)
     check_programs(journal, len(groups))
-    session = Session(what, journal, 0, no_callback, threading.Event())
+    session = Session(what, journal, 0, no_callback, Stop())
     results = [[_read_batch(job) for job in _jobs(session, group, number)] for number, group in enumerate(groups)]
     return _trials(what, groups, results, journal)
 
@@ -179,7 +180,7 @@ def load_agents(
         raise unknown_name("trial", trial, names)
     index, groups = names.index(trial), _groups(what)
     check_programs(journal, len(groups))
-    session = Session(what, journal, 0, no_callback, threading.Event())
+    session = Session(what, journal, 0, no_callback, Stop())
     number = next(number for number, group in enumerate(groups) if index in group.trials)
     first = groups[number].trials.index(index) * what.num_seeds
     states = []
@@ -259,20 +260,14 @@ def _check_no_links(batch: Path) -> None:
 
 
 def _finished(job: Job) -> Outcome | None:
-    """Read what came of a batch; None where it is not finished or, which is logged, no longer whole."""
+    """Read what came of a batch; None where it is not finished or, which is logged, its record is damaged."""
     if job.directory is None or not (job.directory / SUMMARY).exists():
         return None
     try:
         return _read_batch(job)
     except RunError as error:
-        _discard(job.directory, error)
+        log.warning("%s", error)
         return None
-
-
-def _discard(batch: Path, error: RunError) -> None:
-    """Delete a batch that cannot be used, and log why."""
-    log.warning("%s; it is trained anew", error)
-    files.delete(batch)
 
 
 def _train_batch(session: Session, job: Job, programs: Programs | None) -> Outcome:
@@ -285,6 +280,8 @@ def _train_batch(session: Session, job: Job, programs: Programs | None) -> Outco
     with _errors_of(session.journal.directory, job.part):
         found = _recover(job)
         _, outcome = loop.train(job, found, session.stop, callback=session.callback, programs=programs)
+        if not outcome.is_finished:
+            raise Interrupted("stopped by its callback")
     log.info("%s is trained in %.1f s", job.part or "the sweep", outcome.run_seconds)
     return outcome
 
@@ -300,7 +297,8 @@ def _recover(job: Job) -> checkpoints.Loaded | None:
         loop.clean(job, found)
         return found
     except RunError as error:
-        _discard(job.directory, error)
+        log.warning("%s; it is trained anew", error)
+    files.delete(job.directory)
     job.directory.mkdir()
     loop.clean(job, None)
     return None
@@ -319,7 +317,8 @@ def _errors_of(directory: Path | None, part: str) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         where = f"{part}: " if part else ""
         how = "" if directory is None else "; to continue, sweep again into the same directory"
-        raise KeyboardInterrupt(f"{where}{str(interrupt) or 'interrupted'}{how}") from None
+        message = f"{where}{str(interrupt) or 'interrupted'}{how}"
+        raise Interrupted(message, getattr(interrupt, "signum", signal.SIGINT)) from None
 
 
 def _largest(session: Session, group: Group) -> Programs:
