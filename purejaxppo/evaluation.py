@@ -15,7 +15,7 @@ from purejaxppo.environments import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
 from purejaxppo.ppo import TrainState, bind
-from purejaxppo.settings import COUNT, check_static, check_traced
+from purejaxppo.settings import COUNT, check_static
 from purejaxppo.usable import usable
 
 # Folded into the evaluation's key, so that a key which also trained gives other random numbers here. Training splits
@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
 _Carry = tuple[Runner, Evaluation, Array, Array]  # of a loop over steps; the third are the steps so far
 
 
-@jit(static_argnames=["num_episodes", "greedy"])
+@jit(static_argnames=["num_episodes", "greedy", "max_steps"])
 def evaluate(
     config: Config,
     state: TrainState,
@@ -44,7 +44,7 @@ def evaluate(
     *,
     num_episodes: int = 128,
     greedy: bool = True,
-    max_steps: int | Array = MAX_STEPS,
+    max_steps: int = MAX_STEPS,
 ) -> Evaluation:
     """Play exactly `num_episodes` whole episodes, side by side, with the policy of `state`.
 
@@ -62,7 +62,7 @@ def evaluate(
             state is of many agents.
     """
     num_episodes = check_static("num_episodes", num_episodes, COUNT)
-    max_steps = check_traced("max_steps", max_steps, STEPS)
+    max_steps = check_static("max_steps", max_steps, STEPS)
     check_key(key)
     check_single(state)
     networks = bind(config)

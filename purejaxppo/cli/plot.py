@@ -27,7 +27,7 @@ def flags(argv: list[str]) -> type:
 def main(flags: Any) -> None:
     """Draw, and print what."""
     config, keys, state = runs.read(flags)
-    metrics = runs.read_metrics(flags.directory, state)
+    metrics = runs.read_metrics(flags, state)
     place = pictures.place(flags.directory, flags.output)
     scores = runs.score(config, state, keys)
     drawn = pictures.draw_learning(config, metrics, scores, place, flags.window)

@@ -97,13 +97,14 @@ def read(flags: Any) -> tuple[Config, Array, TrainState]:
     return job.rows.config, job.rows.keys, newest_state(job)
 
 
-def read_metrics(directory: Path, state: TrainState) -> dict[str, np.ndarray]:
-    """Read the metrics of a run that led to `state`, `[num_seeds, num_updates]`.
+def read_metrics(flags: Any, state: TrainState) -> dict[str, np.ndarray]:
+    """Read the metrics of the run that flags name, which led to `state`, `[num_seeds, num_updates]`.
 
     Raises:
         RunError: they cannot be read, or are not all there.
     """
-    metrics = record.read_metrics(directory)
+    directory = flags.directory
+    metrics = record.read_metrics(directory, run=open_run(directory, imports=flags.imports).job.identity)
     returns = metrics.get("episode_return", np.empty((0, 0)))
     if len(returns) != len(state.num_updates) or returns.shape[-1] < state.num_updates[0]:
         raise RunError(f"directory={str(directory)!r}: has a corrupt record: there are not all returns in it")

@@ -131,9 +131,47 @@ def test_score_is_the_exact_return_where_it_is_known_and_else_the_mean_of_the_gr
     config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
     beginner = init(config, KEY)
     got = score(config, beginner, KEY, num_episodes=16)
-    assert set(got) == {"score", "greedy_return", "greedy_length", "sampled_return", "sampled_length"}
+    means = {"greedy_return", "greedy_length", "sampled_return", "sampled_length"}
+    assert set(got) == {"score", "num_unfinished", *means}
     for name, key in zip(("greedy", "sampled"), jax.random.split(KEY), strict=True):
         episodes = evaluate(config, beginner, key, num_episodes=16, greedy=name == "greedy")
         np.testing.assert_allclose(got[f"{name}_return"], np.mean(episodes.episode_return))
         np.testing.assert_allclose(got[f"{name}_length"], np.mean(episodes.episode_length))
     assert got["score"] == got["greedy_return"] != got["sampled_return"]
+
+
+def test_episodes_that_do_not_end_are_left_after_so_many_steps(state):
+    """The others are whole, and the same as without a bound; of these, what was played counts."""
+    whole = evaluate(CONFIG, state, KEY, num_episodes=16, greedy=False)
+    assert np.all(whole.is_finished)
+    longest = int(whole.episode_length.max())
+    bound = longest - 1
+    cut = evaluate(CONFIG, state, KEY, num_episodes=16, greedy=False, max_steps=bound)
+    is_whole = np.asarray(whole.episode_length) <= bound
+    assert 0 < is_whole.sum() < 16
+    np.testing.assert_array_equal(cut.is_finished, is_whole)
+    np.testing.assert_array_equal(cut.episode_length, np.minimum(whole.episode_length, bound))
+    np.testing.assert_array_equal(np.asarray(cut.episode_return)[is_whole], np.asarray(whole.episode_return)[is_whole])
+    for steps in (0, -1, 2.5, 2**31, True):
+        with pytest.raises(ConfigError, match=r"^max_steps=.*: must be an integer in \[1, 2147483647\]"):
+            evaluate(CONFIG, state, KEY, max_steps=steps)
+
+
+class Endless(RandomLength):
+    """Ends no episode."""
+
+    def step_env(self, key, state, action, params):
+        obs, state, reward, _, info = super().step_env(key, state, action, params)
+        return obs, state, reward, False, info
+
+    def is_truncated(self, state, params):
+        return False
+
+
+def test_an_environment_that_never_ends_an_episode_is_evaluated():
+    config = Config(env=Endless(), num_envs=2, num_steps=4, total_timesteps=8, network=MLP(hidden_sizes=(4,)))
+    beginner = init(config, KEY)
+    episodes = evaluate(config, beginner, KEY, num_episodes=3, max_steps=50)
+    np.testing.assert_array_equal(episodes.episode_length, 50)
+    np.testing.assert_array_equal(episodes.episode_return, 50)
+    assert not np.any(episodes.is_finished)

@@ -15,10 +15,20 @@ import pytest
 from purejaxppo import Config, ConfigError
 from purejaxppo.errors import RunError
 from purejaxppo.experiment import RunOptions, load, load_trials, report, resume, run, sweep
-from purejaxppo.experiment.runs import checkpoints, files, record
+from purejaxppo.experiment.runs import checkpoints, files
 from purejaxppo.experiment.runs.checkpoints import fingerprint
 from tests.support.cloning import CLONING, CloningConfig, init, update
-from tests.support.runs import ONE_AND_MANY, QUIET, Crash, checkpoint_always, crash_at, interrupt, numbers
+from tests.support.runs import (
+    ONE_AND_MANY,
+    QUIET,
+    Crash,
+    checkpoint_always,
+    crash_at,
+    interrupt,
+    numbers,
+    read_evaluations,
+    read_metrics,
+)
 from tests.support.small import ROOT
 
 CONFIG = CloningConfig(lr=0.05, hidden_sizes=(6,))
@@ -44,8 +54,8 @@ def test_a_run_is_its_updates_one_after_the_other(key, tmp_path):
             np.testing.assert_allclose(np.atleast_2d(metrics[name])[row], expected[name], rtol=1e-4)
         for leaf, other in zip(jax.tree.leaves(state.params), expected_state.params, strict=True):
             np.testing.assert_allclose(leaf[row] if key.ndim else leaf, other, rtol=1e-3, atol=1e-5)
-    assert record.read_metrics(tmp_path)["num_right"].dtype == np.float32
-    found = record.read_evaluations(tmp_path)
+    assert read_metrics(tmp_path, CLONING)["num_right"].dtype == np.float32
+    found = read_evaluations(tmp_path, CLONING)
     assert (sorted(found), found["update"].tolist()) == (["loss", "score", "update"], [4, 8])
     config, loaded = load(tmp_path, algorithm=CLONING)
     assert config == CONFIG

@@ -410,7 +410,7 @@ def cut(path):
         (lambda path: (path / files.EVALUATIONS).unlink(), r"checksum"),
         (lambda path: cut(path / files.EVALUATIONS), r"its record is corrupt \(checksum mismatch\)"),
         (lambda path: cut(path / files.METRICS), r"its record is corrupt \(checksum mismatch\)"),
-        (lambda path: (path / files.SUMMARY).write_text("{}"), r"corrupt"),
+        (lambda path: (path / files.SUMMARY).write_text("{}"), r"must hold a finished run"),
         (lambda path: (path / files.SUMMARY).write_text("[]"), r"^\S+summary.json: .*\(not an object\)$"),
         (lambda path: (path / files.CONFIG).write_text("lr = -1"), r"lr=-1: must be"),
         (lambda path: (path / files.RUN).unlink(), r"must "),

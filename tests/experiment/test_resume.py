@@ -23,7 +23,7 @@ from purejaxppo import update
 from purejaxppo.algorithms import PPO
 from purejaxppo.errors import ConfigError, RunError
 from purejaxppo.experiment import RunOptions, load, resume, run
-from purejaxppo.experiment.runs import files, loop, record
+from purejaxppo.experiment.runs import files, loop
 from purejaxppo.experiment.runs.checkpoints import fingerprint
 from purejaxppo.experiment.runs.loop import read_outcome
 from purejaxppo.experiment.runs.run import open_run
@@ -41,6 +41,8 @@ from tests.support.runs import (
     crash_at,
     interrupt,
     numbers,
+    read_evaluations,
+    read_metrics,
     uninterrupted,
 )
 
@@ -196,7 +198,7 @@ def test_a_finished_run_goes_on_for_more_steps(key, tmp_path):
     options = RunOptions(num_evaluations=3, evaluation_episodes=4)
     directory = shutil.copytree(uninterrupted(key, options)[0], tmp_path / "run")
     config, state = load(directory)
-    before = [read(directory) for read in (record.read_metrics, record.read_evaluations)]
+    before = [read(directory) for read in (read_metrics, read_evaluations)]
     longer = config.replace(total_timesteps=config.batch_size * (NUM_UPDATES + 4))
 
     got, metrics = resume(directory, total_timesteps=longer.total_timesteps)
@@ -206,10 +208,10 @@ def test_a_finished_run_goes_on_for_more_steps(key, tmp_path):
     for leaf, other in zip(jax.tree.leaves(got.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
     assert np.all(metrics["approx_kl"][..., NUM_UPDATES] > 1e-6)  # the learning rate, which came to 0, is not 0 again
-    for read, earlier in zip((record.read_metrics, record.read_evaluations), before, strict=True):
+    for read, earlier in zip((read_metrics, read_evaluations), before, strict=True):
         for name, values in read(directory).items():
             np.testing.assert_array_equal(values[..., : earlier[name].shape[-1]], earlier[name])
-    assert record.read_evaluations(directory)["update"].tolist() == [3, 5, 8, 12]
+    assert read_evaluations(directory)["update"].tolist() == [3, 5, 8, 12]
     assert load(directory)[0] == longer
     assert np.shape(read_outcome(open_run(directory).job).metrics["entropy"])[-1] == NUM_UPDATES + 4
 
@@ -244,7 +246,7 @@ def test_a_run_that_was_stopped_can_end_where_it_is(tmp_path):
 def test_a_damaged_record_keeps_no_checkpoint_from_being_used(name, is_finished, tmp_path, caplog):
     options = RunOptions(num_evaluations=3, evaluation_episodes=4)
     directory = shutil.copytree(uninterrupted(KEYS, options)[0], tmp_path / "run")
-    whole = record.read_metrics(directory), record.read_evaluations(directory)
+    whole = read_metrics(directory), read_evaluations(directory)
     if not is_finished:
         (directory / files.SUMMARY).unlink()
     path = directory / name
@@ -255,7 +257,7 @@ def test_a_damaged_record_keeps_no_checkpoint_from_being_used(name, is_finished,
     kept = [update for update in range(NUM_UPDATES) if name != files.METRICS or update != 1]
     np.testing.assert_array_equal(metrics["entropy"][:, kept], whole[0]["entropy"][:, kept])
     assert np.isnan(metrics["entropy"]).sum() == (3 if name == files.METRICS else 0)
-    found = record.read_evaluations(directory)
+    found = read_evaluations(directory)
     assert found["update"].tolist() == ([3, 5, 8] if name == files.METRICS else [3, 8])
     np.testing.assert_array_equal(found["score"][:, -1], whole[1]["score"][:, -1])
     assert ("checksum mismatch" in caplog.text) == is_finished

@@ -13,7 +13,7 @@ import pytest
 from purejaxppo import GRU, MLP, Config, ConfigError, GridWorldParams, act, init, optimality, preset, train
 from purejaxppo.algorithms import PPO
 from purejaxppo.experiment import RunOptions, load, load_policy, resume, run
-from purejaxppo.experiment.runs import files, loop, record
+from purejaxppo.experiment.runs import files, loop
 from purejaxppo.experiment.runs.checkpoints import fingerprint
 from purejaxppo.experiment.runs.provenance import provenance
 from purejaxppo.experiment.runs.rows import Programs, equal_rows
@@ -30,6 +30,8 @@ from tests.support.runs import (
     checkpoint_always,
     interrupt,
     numbers,
+    read_evaluations,
+    read_metrics,
     uninterrupted,
 )
 from tests.support.small import assert_trees_equal, names
@@ -105,7 +107,7 @@ def test_progress_is_reported_after_every_chunk(tmp_path):
     assert last.num_steps == last.total_steps == 3 * 32 * NUM_UPDATES
     assert last.seconds_left == 0
     assert last.steps_per_second > 0
-    metrics = record.read_metrics(tmp_path)
+    metrics = read_metrics(tmp_path)
     assert last.metrics.keys() == metrics.keys()
     np.testing.assert_allclose(last.metrics["entropy"], metrics["entropy"].mean(axis=1), rtol=1e-5)
     np.testing.assert_allclose(last.metrics["episode_return"], np.nanmean(metrics["episode_return"], axis=1), rtol=1e-5)
@@ -123,7 +125,7 @@ def test_chunks_are_as_long_as_makes_the_host_cheap_and_a_stop_prompt():
 def test_evaluations_come_evenly_and_are_of_the_agents_of_that_moment(tmp_path):
     options = RunOptions(num_evaluations=3, evaluation_episodes=4)
     directory, _ = uninterrupted(KEYS, options)
-    found = record.read_evaluations(directory)
+    found = read_evaluations(directory)
     np.testing.assert_array_equal(found["update"], [3, 5, 8])
     _, state = load(directory)
     exact = jax.vmap(lambda state: optimality(CONFIG, state))(state)
@@ -164,7 +166,7 @@ def test_evaluations_use_random_numbers_of_their_own(tmp_path):
 def test_without_a_model_there_is_no_gap(tmp_path):
     config = Config(env="CartPole-v1", num_envs=2, num_steps=8, total_timesteps=16, network=MLP(hidden_sizes=(4,)))
     run(config, KEYS[0], tmp_path, options=RunOptions(num_evaluations=1, evaluation_episodes=2))
-    found = record.read_evaluations(tmp_path)
+    found = read_evaluations(tmp_path)
     expected = [
         "greedy_length",
         "greedy_return",
@@ -202,12 +204,12 @@ def test_loggers_get_every_update_and_evaluation(tmp_path):
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)  # as Weights & Biases needs it
     updates = [row for row in rows if "episode_return" in row[2]]
     assert [(update, steps) for update, steps, _ in updates] == [(n, 32 * n) for n in range(1, NUM_UPDATES + 1)]
-    metrics = record.read_metrics(tmp_path)
+    metrics = read_metrics(tmp_path)
     np.testing.assert_array_equal(np.stack([row["entropy"] for *_, row in updates]).T, metrics["entropy"])
     found = [(update, row["evaluation/greedy_return"]) for update, _, row in rows if "evaluation/greedy_return" in row]
     assert [update for update, _ in found] == [3, 5, 8]
     np.testing.assert_array_equal(
-        np.stack([value for _, value in found]).T, record.read_evaluations(tmp_path)["greedy_return"]
+        np.stack([value for _, value in found]).T, read_evaluations(tmp_path)["greedy_return"]
     )
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from purejaxppo.algorithms import PPO
 from purejaxppo.experiment import RunOptions, load, resume, run, sweep
-from purejaxppo.experiment.runs import files, record, stopping
+from purejaxppo.experiment.runs import files, stopping
 from purejaxppo.experiment.runs.rows import Programs
 from purejaxppo.experiment.runs.stopping import SIGNALS, Interrupted, Stop, stop_later
-from tests.support.runs import CONFIG, KEYS, QUIET, check_same, interrupt, numbers
+from tests.support.runs import CONFIG, KEYS, QUIET, check_same, interrupt, numbers, read_evaluations, read_metrics
 
 EVERY_SIGNAL = pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
 EVALUATED = RunOptions(num_evaluations=3, evaluation_episodes=4)
@@ -71,7 +71,7 @@ def test_a_signal_ends_an_evaluation_that_takes_for_ever(tmp_path, monkeypatch):
         with pytest.raises(Interrupted, match="stopped after 3 of 8 updates, all of them saved"):
             run(CONFIG, KEYS, tmp_path, options=EVALUATED)
     assert numbers(tmp_path) == [3]
-    assert record.read_evaluations(tmp_path) == {}
+    assert read_evaluations(tmp_path) == {}
     check_same(tmp_path, resume(tmp_path), KEYS, EVALUATED)  # which makes up for it
 
 
@@ -97,7 +97,7 @@ def test_a_mistake_in_a_callback_costs_nothing(error, tmp_path):
     assert raised.value is error
     done = numbers(tmp_path)[-1]
     assert done >= 4
-    assert record.read_metrics(tmp_path)["entropy"].shape == (3, done)
+    assert read_metrics(tmp_path)["entropy"].shape == (3, done)
     check_same(tmp_path, resume(tmp_path), KEYS)
 
 
@@ -149,4 +149,4 @@ def test_a_signal_while_the_evaluation_is_compiled_costs_nothing(tmp_path):
     algorithm = PPO._replace(score=score)
     with pytest.raises(Interrupted, match="stopped after 0 of 8 updates"):
         run(CONFIG, KEYS, tmp_path, options=EVALUATED, algorithm=algorithm)
-    assert record.read_metrics(tmp_path) == {}
+    assert (tmp_path / files.METRICS).read_text() == ""

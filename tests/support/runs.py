@@ -10,9 +10,11 @@ import jax
 import pytest
 
 from purejaxppo import MLP, Config, GridWorld, GridWorldParams
+from purejaxppo.algorithms import PPO
 from purejaxppo.experiment import RunOptions, run
-from purejaxppo.experiment.runs import checkpoints, files, loop
+from purejaxppo.experiment.runs import checkpoints, files, loop, record
 from purejaxppo.experiment.runs.checkpoints import fingerprint
+from purejaxppo.experiment.runs.run import open_run
 
 NUM_UPDATES = 8
 CONFIG = Config(
@@ -32,6 +34,14 @@ RECORD = (files.METRICS, files.TABLE, files.EVALUATIONS)
 
 def interrupt(progress):
     signal.raise_signal(signal.SIGINT)
+
+
+def read_metrics(directory, algorithm=PPO):
+    return record.read_metrics(directory, run=open_run(directory, algorithm).job.identity)
+
+
+def read_evaluations(directory, algorithm=PPO):
+    return record.read_evaluations(directory, run=open_run(directory, algorithm).job.identity)
 
 
 def numbers(directory):

@@ -118,7 +118,7 @@ def read(path: Path) -> str:
         RunError: it cannot be read, is not text, or is no file.
     """
     try:
-        return read_bytes(path).decode()
+        return read_bytes(path).decode().replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: cannot be read ({error})") from None
 

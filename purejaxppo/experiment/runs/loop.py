@@ -178,7 +178,8 @@ def clean(job: Job, found: checkpoints.Loaded | None) -> None:
         shapes = metric_shapes(job.algorithm, job.rows, job.params)
         return {name: np.zeros((1, *shape.shape)) for name, shape in shapes.items()}
 
-    truncate(job.directory, 0 if found is None else found.num_updates, job.rows.config.batch_size, like)
+    num_updates = 0 if found is None else found.num_updates
+    truncate(job.directory, num_updates, job.rows.config.batch_size, like, run=job.identity)
     for place in (job.directory, job.directory / CHECKPOINTS):
         files.delete_temporary(place)
 
@@ -197,7 +198,7 @@ def read_outcome(job: Job) -> Outcome:
         raise RunError(f"directory={str(job.directory)!r}: must hold a finished run; resume it first")
     if summary.get("sha256") != _hashes(job.directory):
         raise RunError(f"{job.directory}: its record is corrupt (checksum mismatch); resume repairs what can be")
-    metrics, evaluations = read_metrics(job.directory), read_evaluations(job.directory)
+    metrics, evaluations = (read(job.directory, run=job.identity) for read in (read_metrics, read_evaluations))
     num_rows, num_updates = len(job.rows.keys), job.num_updates
     shapes = {values.shape for values in metrics.values()}
     scores = evaluations.get("score", np.empty((num_rows, 0)))
@@ -258,7 +259,7 @@ class _Session:
         directory, batch_size = self.job.directory, self.job.rows.config.batch_size
         with (
             Loggers(loggers, directory or Path(), self.num_updates) as active,
-            MetricsLog(directory, batch_size, active) as self.record,
+            MetricsLog(directory, batch_size, active, run=self.job.identity) as self.record,
         ):
             scores = self.record.evaluations().get("score", np.empty((1, 0)))
             self.best = scores.mean(axis=0).max(initial=-math.inf)

@@ -4,8 +4,8 @@ There they are `metrics.jsonl`, one line per update with a list of one number pe
 line per update and row; and `evaluations.jsonl`. Numbers are exact: reading them gives the same float32. JSON has no
 NaN; it is null there, and infinity is 1e999.
 
-Each line of JSON ends with its own checksum, so damage is noticed. Reading then fails; `truncate`, with which a run is
-resumed, puts NaN in place of what is damaged or lost.
+Each line of JSON ends with a checksum of it and of the run, so damage is noticed, and so is a line of another run.
+Reading then fails; `truncate`, with which a run is resumed, puts NaN in place of what is damaged or lost.
 """
 
 import contextlib
@@ -38,21 +38,24 @@ log = logging.getLogger("purejaxppo")
 class MetricsLog:
     """The metrics and evaluations of a run. It must not fail silently: an error stops the run."""
 
-    def __init__(self, directory: Path | None, batch_size: int, loggers: Loggers | None = None) -> None:
+    def __init__(
+        self, directory: Path | None, batch_size: int, loggers: Loggers | None = None, *, run: str = ""
+    ) -> None:
         """Continue the record in a directory.
 
         Args:
             directory: of the run; None keeps the numbers in memory only.
             batch_size: environment steps of one row per update.
             loggers: these get the same numbers.
+            run: identifies the run.
 
         Raises:
             OSError: the files cannot be read or written.
         """
-        self._batch_size, self._loggers = batch_size, loggers
-        earlier = read_metrics(directory) if directory else {}
+        self._batch_size, self._loggers, self._run = batch_size, loggers, run
+        earlier = read_metrics(directory, run=run) if directory else {}
         self._chunks = [{name: values.T for name, values in earlier.items()}] if earlier else []
-        self._evaluations = [] if directory is None else _read(directory / EVALUATIONS)
+        self._evaluations = [] if directory is None else _read(directory / EVALUATIONS, run)
         self._unwritten: list[tuple[int, Values]] = []
         self._num_updates = len(next(iter(self._chunks[0].values()))) if earlier else 0
         with contextlib.ExitStack() as stack:
@@ -80,7 +83,7 @@ class MetricsLog:
                 log, table, _ = self._files
                 header = [] if table.tell() else [_header(metrics)]
                 table.write(_lines(itertools.chain(header, *map(_by_row, rows))))
-                log.write("".join(map(_line, rows)))
+                log.write("".join(_line(row, self._run) for row in rows))
                 log.flush()
                 table.flush()
             if self._loggers:
@@ -96,7 +99,7 @@ class MetricsLog:
         row = {"update": update, "steps": steps} | {name: value.tolist() for name, value in values.items()}
         self._evaluations.append(row)
         if self._files:
-            self._files[-1].write(_line(row))
+            self._files[-1].write(_line(row, self._run))
             self._files[-1].flush()
         if self._loggers:
             self._loggers.write(update, steps, {f"evaluation/{name}": value for name, value in values.items()})
@@ -126,25 +129,33 @@ class MetricsLog:
         return _evaluations(self._evaluations)
 
 
-def read_metrics(directory: Path) -> dict[str, np.ndarray]:
+def read_metrics(directory: Path, *, run: str = "") -> dict[str, np.ndarray]:
     """Read the metrics in a run's record, float32, `[num_rows, num_updates]`; none before the first.
 
+    Args:
+        directory: of the run.
+        run: identifies it.
+
     Raises:
-        RunError: the record is damaged.
+        RunError: the record is damaged, or of another run.
     """
-    return _columns(_read(directory / METRICS))
+    return _columns(_read(directory / METRICS, run))
 
 
-def read_evaluations(directory: Path) -> dict[str, np.ndarray]:
+def read_evaluations(directory: Path, *, run: str = "") -> dict[str, np.ndarray]:
     """Read the evaluations in a run's record, like metrics, and the `update` of each; none before the first.
 
+    Args:
+        directory: of the run.
+        run: identifies it.
+
     Raises:
-        RunError: the record is damaged.
+        RunError: the record is damaged, or of another run.
     """
-    return _evaluations(_read(directory / EVALUATIONS))
+    return _evaluations(_read(directory / EVALUATIONS, run))
 
 
-def truncate(directory: Path, num_updates: int, batch_size: int, like: Callable[[], Values]) -> None:
+def truncate(directory: Path, num_updates: int, batch_size: int, like: Callable[[], Values], *, run: str = "") -> None:
     """Remove what comes after so many updates from the record; the table is made anew.
 
     Updates that are damaged or lost get NaN, and such evaluations are left out, both with a warning.
@@ -154,12 +165,13 @@ def truncate(directory: Path, num_updates: int, batch_size: int, like: Callable[
         num_updates: that are to stay.
         batch_size: environment steps of one row per update.
         like: gives metrics of one update, `[1, num_rows]`, for their names where no line tells them.
+        run: identifies the run.
 
     Raises:
         RunError: the record cannot be read.
         OSError: it cannot be written; it is then unchanged.
     """
-    metrics, evaluations = (_whole_lines(directory / name, num_updates) for name in (METRICS, EVALUATIONS))
+    metrics, evaluations = (_whole_lines(directory / name, num_updates, run) for name in (METRICS, EVALUATIONS))
     if len(metrics) < num_updates:
         lost = num_updates - len(metrics)
         log.warning("%s: of %d updates %d are damaged or lost; NaN stands for them", directory, num_updates, lost)
@@ -167,8 +179,8 @@ def truncate(directory: Path, num_updates: int, batch_size: int, like: Callable[
     lines = list(metrics.values())
     table = [_header(lines[0])] if lines else []
     files.write(directory / TABLE, _lines(itertools.chain(table, *map(_by_row, lines))))
-    files.write(directory / METRICS, "".join(map(_line, lines)))
-    files.write(directory / EVALUATIONS, "".join(map(_line, evaluations.values())))
+    files.write(directory / METRICS, "".join(_line(row, run) for row in lines))
+    files.write(directory / EVALUATIONS, "".join(_line(row, run) for row in evaluations.values()))
 
 
 def _filled(
@@ -189,10 +201,14 @@ def _rows(num_before: int, batch_size: int, metrics: Values) -> Iterator[dict[st
         yield {"update": update, "steps": update * batch_size, **dict(zip(columns, numbers, strict=True))}
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any], run: str) -> str:
     """Write a row as a line of JSON, which ends with the checksum of what is before it."""
     text = json.dumps(row).replace("-Infinity", "-1e999").replace("Infinity", "1e999").replace("NaN", "null")
-    return f"{text[:-1]}{CHECKSUM}{zlib.crc32(text.encode())}}}\n"
+    return f"{text[:-1]}{CHECKSUM}{_checksum(text.encode(), run)}}}\n"
+
+
+def _checksum(text: bytes, run: str) -> int:
+    return zlib.crc32(text, zlib.crc32(run.encode()))
 
 
 def _names(row: Mapping[str, Any]) -> list[str]:
@@ -216,7 +232,7 @@ def _lines(rows: Any) -> str:
     return text.getvalue()
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path, run: str) -> list[dict[str, Any]]:
     """Read all lines; one without an end, which a killed process left, does not count.
 
     Raises:
@@ -224,7 +240,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(_split(path), 1):
-        row = _parse(line)
+        row = _parse(line, run)
         if row is None:
             raise RunError(f"{path}: line {number} is damaged; resume leaves it out")
         rows.append(row)
@@ -235,13 +251,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _whole_lines(path: Path, num_updates: int) -> dict[int, dict[str, Any]]:
+def _whole_lines(path: Path, num_updates: int, run: str) -> dict[int, dict[str, Any]]:
     """Read the lines that are whole, by their updates, up to a number of these; the first counts of two for one update.
 
     Raises:
         RunError: it cannot be read.
     """
-    rows = [row for line in _split(path) if (row := _parse(line)) and row["update"] <= num_updates]
+    rows = [row for line in _split(path) if (row := _parse(line, run)) and row["update"] <= num_updates]
     found: dict[int, dict[str, Any]] = {}
     for row in rows:
         if _form(row) == _form(rows[0]):
@@ -253,11 +269,11 @@ def _split(path: Path) -> list[bytes]:
     return files.read_bytes(path).split(b"\n")[:-1] if path.exists() else []
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes, run: str) -> dict[str, Any] | None:
     """Lists of numbers by name, and `update` and `steps`; None where the line is not what was written."""
     text, _, checksum = line.removesuffix(b"}").rpartition(CHECKSUM.encode())
     text += b"}"
-    if checksum != b"%d" % zlib.crc32(text):
+    if checksum != b"%d" % _checksum(text, run):
         return None
     try:
         row = json.loads(text)
