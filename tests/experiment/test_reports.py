@@ -438,8 +438,7 @@ def test_a_run_without_evaluations_has_no_score(tmp_path):
         ([[1, 2]], {}, r"sources=\[1, 2\]: must be directories"),
         (["/nowhere"], {}, "/nowhere"),
         ([TRIALS, TRIALS[1]], {}, "sources: 'lr=1' occurs twice"),
-        ([trial("a", [1, NAN])], {}, "a: must have a finite score"),
-        ([trial("a", [1, 2], np.zeros((2, 11)))], {}, "a: must have a finite score of each seed, and metrics"),
+        ([trial("a", [1, 2], np.zeros((2, 11)))], {}, "a: must have metrics"),
         (TRIALS, {"threshold": NAN}, "threshold=nan: must be None, or a finite number"),
         (TRIALS, {"threshold": "1"}, "threshold='1': must be None, or a finite number"),
         (TRIALS, {"threshold": 1, "window": 13}, "window=13: must be an integer from 1 to the number of updates, 12"),
@@ -451,3 +450,26 @@ def test_a_run_without_evaluations_has_no_score(tmp_path):
 def test_bad_arguments_are_refused(sources, options, said):
     with pytest.raises(PurejaxppoError, match=said):
         report(*sources, **options)
+
+
+def test_a_seed_without_a_score_is_told_and_leaves_the_others_their_report(tmp_path):
+    good, bad = trial("good", [1, 2, 3, 4]), trial("bad", [10, NAN, 10, 10])
+    result = report([good, bad, trial("worst", [NAN, np.inf, -np.inf, NAN], np.zeros((4, 12)))])
+    rows = result.rows
+    assert rows[0].iqm.estimate == 2.5
+    assert (rows[1].iqm.estimate, rows[1].iqm.high) == (10, 10)  # a quarter of the seeds is left out
+    assert rows[1].iqm.low == -np.inf
+    assert rows[1].improvement.estimate == 0.75
+    assert (rows[2].iqm.estimate, rows[2].improvement.estimate) == (-np.inf, 0)
+    said = ["bad: seed 1 has no score, which counts as worse than any.", "worst: seeds 0, 1, 2, 3 have no score"]
+    console = Console(width=200, file=io.StringIO())
+    for table in tables(result):
+        console.print(table)
+    markdown = to_markdown(result)
+    for sentence in said:
+        assert sentence in markdown
+        assert sentence in " ".join(console.file.getvalue().split())
+    assert "nan" not in markdown
+    assert "inf" not in markdown
+    write(result, tmp_path / "report")
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["rows"][1]["scores"] == [10, None, 10, 10]

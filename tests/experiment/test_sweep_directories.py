@@ -531,7 +531,9 @@ sweeps.sweep(config, KEY, directory=sys.argv[1], options=options, **ARGUMENTS)
 """
 
 
-NUM_KILLS = 10
+NUM_KILLS = 16
+ENDS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)  # in turn
+STOPPED = -signal.SIGINT  # as Python has it for every KeyboardInterrupt that nobody catches
 
 
 @pytest.mark.slow
@@ -550,13 +552,14 @@ def test_a_sweep_that_is_killed_at_random_moments_gives_the_same_bits(tmp_path):
 
     assert start(tmp_path / "whole").wait() == 0
     during_a_save = 0
-    for _ in range(NUM_KILLS):
+    for number in range(NUM_KILLS):
         before, process = saved(), start(tmp_path / "killed")
         while process.poll() is None and saved() <= before:
             time.sleep(1e-3)  # until there is a checkpoint that was not there, however slow the machine is
         time.sleep(moments.uniform(0, 0.2))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        signum = ENDS[number % len(ENDS)]
+        process.send_signal(signum)
+        assert process.wait() == (-signal.SIGKILL if signum == signal.SIGKILL else STOPPED)
         during_a_save += any(batches.glob(f"*/checkpoints/{files.TEMPORARY}*"))
     print(f"killed {NUM_KILLS} times, {during_a_save} times during a save, in {len(list(batches.iterdir()))} batches")
     assert during_a_save >= 1

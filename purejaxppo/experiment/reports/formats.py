@@ -15,7 +15,7 @@ from rich.text import Text
 
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment.reports.report import Curve, Report, Row
-from purejaxppo.experiment.reports.statistics import Interval, in_words
+from purejaxppo.experiment.reports.statistics import Interval, as_scores, in_words
 from purejaxppo.experiment.runs import files
 
 if TYPE_CHECKING:
@@ -48,13 +48,14 @@ def tables(report: Report) -> list[Table]:
     """Lay out for the terminal a table of configurations and one of seeds, of each environment."""
     found = []
     for environment, rows in _by_environment(report):
-        found.append(_terminal_table(environment, _summary(report, rows)))
+        found.append(_terminal_table(environment, _summary(report, rows), " ".join(_without_score(rows))))
         found.append(_terminal_table(f"{environment}, by seed", _by_seed(report, rows)))
     return found
 
 
-def _terminal_table(title: str, cells: Cells) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+def _terminal_table(title: str, cells: Cells, note: str = "") -> Table:
+    style = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE}
+    table = Table(title=title, caption=Text(note) if note else None, **style)  # type: ignore[arg-type]
     for number, name in enumerate(cells[0]):
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for texts in cells[1:]:
@@ -84,9 +85,10 @@ def to_markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
         f"{threshold} Compile and run times are a configuration's share of those of its programs.\n"
     )
     for number, (environment, rows) in enumerate(_by_environment(report)):
+        notes = "".join(f"{note}\n\n" for note in _without_score(rows))
         links = "".join(f"![{name}]({name})\n" for name in (pictures[number] if pictures else ()))
         text += (
-            f"\n## {environment}\n\n{_markdown_table(_summary(report, rows))}\n{links}"
+            f"\n## {environment}\n\n{_markdown_table(_summary(report, rows))}\n{notes}{links}"
             f"\n<details><summary>Every seed</summary>\n\n{_markdown_table(_by_seed(report, rows))}\n</details>\n"
         )
     return text
@@ -169,12 +171,22 @@ def _summary(report: Report, rows: list[Row]) -> Cells:
 def _summary_of(report: Report, row: Row) -> list[str]:
     worth = in_words(row.iqm, len(row.scores), _number)
     better = "baseline" if row.improvement is None else _probability(row.improvement)
-    cells = [row.name, worth, _number(row.scores.min()), _number(row.scores.max()), better]
+    scores = as_scores(row.scores)
+    cells = [row.name, worth, _number(scores.min()), _number(scores.max()), better]
     if report.threshold is not None:
         num_reached = np.isfinite(row.steps_to_threshold).sum()
         steps, seconds = map(_median, (row.steps_to_threshold, row.seconds_to_threshold))
         cells += [f"{num_reached}/{len(row.scores)}", _count(steps), _seconds(seconds)]
     return [*cells, _seconds(row.compile_seconds), _seconds(row.run_seconds)]
+
+
+def _without_score(rows: list[Row]) -> Iterator[str]:
+    """Name the seeds that have no score, in a sentence for each configuration."""
+    for row in rows:
+        seeds = [str(seed) for seed in np.flatnonzero(~np.isfinite(row.scores))]
+        if seeds:
+            which = f"seed {seeds[0]} has" if len(seeds) == 1 else f"seeds {', '.join(seeds)} have"
+            yield f"{row.name}: {which} no score, which counts as worse than any."
 
 
 def _by_seed(report: Report, rows: list[Row]) -> Cells:
@@ -208,6 +220,8 @@ def _probability(interval: Interval) -> str:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "-"
     return f"{value:z.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 

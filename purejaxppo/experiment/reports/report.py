@@ -45,7 +45,7 @@ class Row(NamedTuple):
     environment: str  # where its configuration has none, the name of that configuration's type
     config: dict[str, Any] | None  # as `tables.dumps` writes it; None if its environment is an object of a program
     steps: int  # that each agent was trained for
-    scores: np.ndarray  # [num_seeds]
+    scores: np.ndarray  # [num_seeds], NaN for one that has none
     iqm: Interval  # [], of the scores; without an interval where there are one or two seeds
     baseline: str | None  # the configuration that it is compared with, the first one on its environment
     improvement: Interval | None  # [], the probability that one of its seeds is better than one of the baseline's
@@ -81,8 +81,9 @@ def report(
 
     The estimate of a configuration is the interquartile mean, its interval a stratified bootstrap's; see `statistics`.
     On each environment the first configuration is the baseline: of every other, the report has the probability that
-    one of its seeds is better than one of the baseline's. Scores that differ by less than their rounding are equal. A
-    curve shows the metric `expected_return`, or else `episode_return`.
+    one of its seeds is better than one of the baseline's. Scores that differ by less than their rounding are equal. One
+    that is not finite, as its seed diverged, counts as worse than any, and is told. A curve shows the metric
+    `expected_return`, or else `episode_return`.
 
     Args:
         sources: directories of runs and of sweeps, and what `sweep` returned.
@@ -139,8 +140,8 @@ def _row(report: Report, trial: Trial, baseline: Trial) -> Row:
     """Summarize a configuration."""
     config, scores, curves = trial.config, np.asarray(trial.scores, float), returns_of(trial.metrics)
     has_shape = curves is None or curves.shape == (len(scores), config.num_updates)
-    if not (has_shape and np.isfinite(scores).all()):
-        raise ConfigError(f"{trial.name}: must have a finite score of each seed, and metrics [num_seeds, num_updates]")
+    if not has_shape:
+        raise ConfigError(f"{trial.name}: must have metrics [num_seeds, num_updates]")
     steps = config.batch_size * np.arange(1, config.num_updates + 1)
     reached = np.full(len(scores), np.nan)
     if report.threshold is not None:
@@ -174,7 +175,8 @@ def _bootstrap(report: Report) -> dict[str, Any]:
 
 def _without_rounding_errors(*samples: np.ndarray) -> list[np.ndarray]:
     """Round scores to 1e-5 of the largest, as integers: two programs may compute the same score differently."""
-    unit = 1e-5 * max(np.abs(sample).max() for sample in samples) or 1.0
+    known = np.concatenate([sample[np.isfinite(sample)] for sample in samples])
+    unit = 1e-5 * np.abs(known).max(initial=0.0) or 1.0
     return [np.round(sample / unit) for sample in samples]
 
 

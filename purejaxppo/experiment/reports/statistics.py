@@ -3,7 +3,8 @@
 Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021.
 
 Scores are `[..., num_tasks, num_seeds]`: tasks are the strata, and leading axes (the points of a curve, say) are
-resampled together. `[num_seeds]` is one task.
+resampled together. `[num_seeds]` is one task. A seed without a score, NaN since it diverged, is worse than any: it
+counts as minus infinity, which an interquartile mean tolerates in a quarter of the seeds.
 """
 
 import math
@@ -48,11 +49,11 @@ def summarize(scores: Any, *, num_resamples: int = 2000, confidence: float = 0.9
         seed: of the bootstrap.
 
     Raises:
-        ConfigError: an argument is not allowed, or scores are missing or not finite.
+        ConfigError: an argument is not allowed, or there are no scores.
     """
     interval = stratified_bootstrap(scores, num_resamples=num_resamples, confidence=confidence, seed=seed)
     # A mean of equal numbers may differ from them by its rounding.
-    return Interval(*(np.clip(bound, np.min(scores), np.max(scores)) for bound in interval))
+    return Interval(*(np.clip(bound, as_scores(scores).min(), as_scores(scores).max()) for bound in interval))
 
 
 def in_words(
@@ -72,7 +73,7 @@ def iqm(scores: Any) -> np.ndarray:
     `x[k], ..., x[n - k - 1]`. As insensitive to outliers as a median, and it uses half of the scores.
 
     Raises:
-        ConfigError: there are none, or they are not finite.
+        ConfigError: there are none.
     """
     scores = as_scores(scores)
     pooled = scores.reshape(*scores.shape[:-2], -1)
@@ -88,7 +89,7 @@ def probability_of_improvement(x: Any, y: Any) -> np.ndarray:
     pairs where `x` is larger, with equal ones counted half.
 
     Raises:
-        ConfigError: there are no scores, they are not finite, or the numbers of tasks differ.
+        ConfigError: there are no scores, or the numbers of tasks differ.
     """
     x, y = as_scores(x), as_scores(y)
     if x.shape[:-1] != y.shape[:-1]:
@@ -123,7 +124,7 @@ def stratified_bootstrap(
         `[...]`; the interval is NaN where a sample has only one or two seeds, which say too little about the spread.
 
     Raises:
-        ConfigError: an argument is not allowed, or scores are missing or not finite.
+        ConfigError: an argument is not allowed, or there are no scores.
     """
     num_resamples = check_static("num_resamples", num_resamples, COUNT)
     if not 0 < confidence < 1:
@@ -137,8 +138,9 @@ def stratified_bootstrap(
     counts = [min(most, num_resamples - start) for start in range(0, num_resamples, most)]
     drawn = [statistic(*(_resample(sample, count, rng) for sample in scores)) for count in counts]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
-    return Interval(estimate, low, high)
+    with np.errstate(invalid="ignore"):  # between minus infinity and a number, where a seed has no score
+        low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    return Interval(estimate, *(np.where(np.isnan(bound), -np.inf, bound) for bound in (low, high)))
 
 
 def steps_to_threshold(curves: Any, steps: Any, threshold: float, *, window: int = 1) -> np.ndarray:
@@ -201,15 +203,15 @@ def last_known(curves: Any) -> np.ndarray:
 
 
 def as_scores(scores: Any) -> np.ndarray:
-    """Check scores; returns them as float64 `[..., num_tasks, num_seeds]`.
+    """Check scores; returns them as float64 `[..., num_tasks, num_seeds]`, minus infinity for what is not finite.
 
     Raises:
-        ConfigError: there are none, or they are not finite.
+        ConfigError: there are none.
     """
     array = np.atleast_2d(np.asarray(scores, float))
-    if array.size == 0 or not np.isfinite(array).all():
-        raise ConfigError(f"scores: must be finite numbers, at least one for each task, not {scores!r}")
-    return array
+    if array.size == 0:
+        raise ConfigError(f"scores: must be numbers, at least one for each task, not {scores!r}")
+    return np.where(np.isfinite(array), array, -np.inf)
 
 
 def _resample(scores: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -196,7 +196,7 @@ def load_agents(
 def _run_as_trial(directory: str | Path, algorithm: Algorithm, imports: Sequence[str]) -> Trial:
     job = open_run(directory, algorithm, imports).job
     outcome = loop.read_outcome(job)
-    if not outcome.evaluations:
+    if outcome.evaluations.get("update", [0])[-1] != job.num_updates:
         raise RunError(f"directory={str(directory)!r}: must hold a run that was evaluated at its end (num_evaluations)")
     scores = outcome.evaluations["score"][:, -1]
     seconds = outcome.compile_seconds, outcome.run_seconds
