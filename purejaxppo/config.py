@@ -75,7 +75,7 @@ class Config(Settings):
 
     normalize_obs: bool = static(False, "standardise observations by running statistics", SWITCH)
     normalize_reward: bool = static(False, "divide rewards by the spread of the discounted returns", SWITCH)
-    normalize_advantage: bool = static(True, "standardise the advantages of each minibatch", SWITCH)
+    normalize_advantage: bool = static(True, "standardise the advantages of each minibatch of two or more", SWITCH)
     clip_value: bool = static(True, "clip the change of the value like the ratio", SWITCH)
     exact_return: bool = static(False, "add the exact expected return to the metrics of every update", SWITCH)
     info: Sequence[str] = static(

@@ -18,7 +18,7 @@ def describe(config: Config) -> str:
     """Estimate the size of a training run in words: updates, gradient steps, memory, FLOPs; nothing is trained.
 
     It warns about what would silently do nothing or something else: steps that fill no batch, an environment that
-    cannot tell a time limit from a termination, a policy that is tabulated.
+    cannot tell a time limit from a termination, a policy that is tabulated, minibatches too small to standardise.
     """
     networks = bind(config)
     lines = [
@@ -39,6 +39,8 @@ def describe(config: Config) -> str:
     if networks.uses_table(config.minibatch_size):
         num_observations = networks.task.num_observations
         lines.append(f"policy table       {num_observations:,} observations, evaluated once per gradient")
+    if config.normalize_advantage and config.minibatch_size == 1:
+        lines.append("advantages         not standardised: each minibatch has only one")
     if not networks.task.tells_truncation:
         lines.append("time limits        taken as terminations: the environment's step gives five values, not six")
     return "\n".join(lines)

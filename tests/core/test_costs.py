@@ -92,3 +92,11 @@ def test_memory_grows_with_width(env, network, activations):
 def test_description_says_the_memory():
     config = Config(env="CartPole-v1", **SIZES)
     assert f"memory             about {num_bytes(config) / 1e6:,.1f} MB per agent" in describe(config)
+
+
+@pytest.mark.parametrize(("num_minibatches", "standardises"), [(4, False), (2, True)])
+def test_description_says_that_one_advantage_is_not_standardised(num_minibatches, standardises):
+    config = Config(env="CartPole-v1", num_envs=1, num_steps=4, num_minibatches=num_minibatches)
+    said = "advantages         not standardised: each minibatch has only one"
+    assert (said in describe(config)) != standardises
+    assert said not in describe(config.replace(normalize_advantage=False))
