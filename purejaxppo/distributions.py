@@ -16,6 +16,7 @@ from jax import Array
 
 from purejaxppo.errors import ConfigError
 
+WIDEST = 200.0  # of a box that a Gaussian of deviation 1 is to explore
 ONLY_CHOICES_ARE_MASKED = "action_mask: must be None for continuous actions; only choices can be masked"
 LOG_2PI = math.log(2 * math.pi)
 # Nodes and weights of a quadrature that is exact for polynomials of degree 63 times a standard normal density.
@@ -297,6 +298,13 @@ def bounds_of(space: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """The lowest and the highest numbers of a box, for actions of a shape."""
     low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape) for bound in (space.low, space.high))
     return low, high
+
+
+def is_out_of_reach(space: Any) -> bool:
+    """Whether a Gaussian that begins with mean 0 and deviation 1 is all outside of a box, or in a tiny part of it."""
+    low, high = bounds_of(space, space.shape)
+    width = jnp.where(jnp.isfinite(low) & jnp.isfinite(high), high - low, 0)
+    return bool(jnp.any((low > 1) | (high < -1) | (width > WIDEST)))
 
 
 def log_det_jacobian(x: Array) -> Array:
