@@ -46,19 +46,26 @@ def sgd(lr: Any) -> optax.GradientTransformation:
 def clipped(optimizer: str | MakeOptimizer, lr: Any, max_grad_norm: Any) -> optax.GradientTransformation:
     """An optimiser, by its name or a function, behind a clip of the gradient's global norm."""
     make = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
-    return optax.chain(optax.stateless(lambda gradient, _: clip_by_norm(gradient, max_grad_norm)), make(lr))
+    return optax.chain(clip_by_global_norm(max_grad_norm), make(lr))
 
 
-def clip_by_norm(gradient: Any, max_norm: Any) -> Any:
-    """A gradient scaled down to a global norm of at most `max_norm` (Pascanu et al., 2013); a smaller one as it is."""
-    norm = global_norm(gradient)
-    stays = norm < max_norm  # not for NaN
-    divisor = jnp.where(stays, 1, norm)
+def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
+    """A gradient of a larger global norm is scaled down to it (Pascanu et al., 2013), a smaller one is as it is.
 
-    def clip(leaf: Array) -> Array:
-        return jnp.where(stays, leaf, leaf / divisor.astype(leaf.dtype) * max_norm).astype(leaf.dtype)
+    The same numbers as optax's, which has no derivative where the gradient is 0.
+    """
 
-    return jax.tree.map(clip, gradient)
+    def clip(gradient: Any, params: Any) -> Any:
+        norm = global_norm(gradient)
+        stays = norm < max_norm  # not for NaN
+        divisor = jnp.where(stays, 1, norm)
+
+        def scaled(leaf: Array) -> Array:
+            return jnp.where(stays, leaf, leaf / divisor.astype(leaf.dtype) * max_norm).astype(leaf.dtype)
+
+        return jax.tree.map(scaled, gradient)
+
+    return optax.stateless(clip)
 
 
 def global_norm(tree: Any) -> Array:

@@ -224,12 +224,12 @@ def learn(
 
 def finish(config: Config, state: TrainState, transitions: Transition, metrics: Metrics) -> tuple[TrainState, Metrics]:
     """Count the update, and add to its metrics what the transitions `[T, N]` and the new policy are worth."""
-    num_episodes = jnp.sum(transitions.done, dtype=jnp.float32)
+    num_episodes = jnp.sum(transitions.done, dtype=jnp.int32).astype(jnp.float32)  # whole numbers add up
     episodes = _means_over_episodes(transitions, num_episodes, state.episodes)
     state = state._replace(num_updates=state.num_updates + 1, episodes=episodes)
     if config.normalize_obs:  # only now: what acted and what learned must see the same
         state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
-    num_unusable = jnp.sum(~transitions.is_usable, dtype=jnp.float32)
+    num_unusable = jnp.sum(~transitions.is_usable, dtype=jnp.int32).astype(jnp.float32)
     metrics = metrics | episodes | {"num_episodes": num_episodes, "num_unusable": num_unusable}
     if config.exact_return:
         metrics["expected_return"] = bind(config).expected_return(state.agent)

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from purejaxppo import MLP, Config, init, train
 from purejaxppo.losses import standardize
-from purejaxppo.optimizers import OPTIMIZERS, clip_by_norm, clipped, global_norm
+from purejaxppo.optimizers import OPTIMIZERS, clip_by_global_norm, clipped, global_norm
 from tests.support.small import quickly
 
 KEY = jax.random.key(0)
@@ -89,7 +90,7 @@ def test_a_gradient_of_0_and_of_nan_is_clipped_as_by_its_norm():
     assert global_norm({"a": jnp.zeros(3), "b": jnp.zeros(())}) == 0
     np.testing.assert_allclose(global_norm({"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}), 5, rtol=1e-6)
     assert np.isnan(global_norm(jnp.array([0.0, jnp.nan])))
-    assert np.all(np.isnan(clip_by_norm(jnp.array([1.0, jnp.nan]), 0.5)))
+    assert np.all(np.isnan(clip_by_global_norm(0.5).update(jnp.array([1.0, jnp.nan]), optax.EmptyState())[0]))
     np.testing.assert_array_equal(jax.grad(global_norm)(jnp.zeros(3)), np.zeros(3))
 
 
