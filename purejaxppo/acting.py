@@ -12,6 +12,7 @@ from purejaxppo.distributions import Distribution
 from purejaxppo.environments import Task
 from purejaxppo.environments.task import flat_info
 from purejaxppo.networks import reset_memory
+from purejaxppo.numerics import add
 from purejaxppo.usable import usable
 
 
@@ -34,6 +35,7 @@ class Runner(NamedTuple):
     memory: Any  # of the policy; () if it has none
     episode_return: Array  # [], of the episode under way
     episode_length: Array  # [], int32
+    lost: Array  # [], what rounding has kept out of episode_return, see `numerics.add`
 
 
 class Transition(NamedTuple):
@@ -61,7 +63,7 @@ def start(task: Task, key: Array, memory: Any = ()) -> Runner:
         memory: of the policy at the beginning of an episode.
     """
     obs, env_state = task.reset(key)
-    return Runner(env_state, obs, memory, jnp.zeros(()), jnp.zeros((), jnp.int32))
+    return Runner(env_state, obs, memory, jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros(()))
 
 
 def rollout(
@@ -101,6 +103,7 @@ def rollout(
         policy, memory = act(runners.obs, runners.memory)
         action = policy.distribution.sample(uniform)
         result = step_each(keys, runners.env_state, policy.distribution.to_env(action, task.action_space))
+        episode_return, lost = add(runners.episode_return, runners.lost, usable(result.reward))
         transition = Transition(
             obs=runners.obs,
             action=action,
@@ -109,7 +112,7 @@ def rollout(
             reward=result.reward,
             terminated=result.terminated,
             done=result.done,
-            episode_return=runners.episode_return + usable(result.reward),
+            episode_return=episode_return,
             episode_length=runners.episode_length + 1,
             is_usable=result.is_usable,
             info={name: jnp.asarray(flat_info(result.info)[name], jnp.float32) for name in info},
@@ -120,6 +123,7 @@ def rollout(
             reset_memory(memory, result.done, initial_memory),
             jnp.where(result.done, 0.0, transition.episode_return),
             jnp.where(result.done, 0, transition.episode_length),
+            jnp.where(result.done, 0.0, lost),
         ), transition
 
     shape = (num_steps, num_envs)

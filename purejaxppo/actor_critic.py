@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import FlaxError
 from jax import Array
 
 from purejaxppo.acting import Act, Policy, Runner, Transition
@@ -76,9 +77,11 @@ class ActorCritic:
             ConfigError: a network of the user's does not give what it must.
         """
         memory = (self.initial_memory,) if self.is_recurrent else ()
-        outputs, params = self.module.init_with_output(key, self.network_input(obs), *memory)
+        x = self.network_input(obs)
+        outputs, params = self.module.init_with_output(key, x, *memory)
         if not isinstance(self.network, Network):
             self._check_outputs(outputs)
+            self._check_pure(params, x, *memory)
         return params
 
     def checked(self, params: Any, obs: Any) -> Any:
@@ -270,6 +273,15 @@ class ActorCritic:
         mask = mask_of(obs)
         return distribution if mask is None else distribution.masked(mask)
 
+    def _check_pure(self, params: Any, *inputs: Any) -> None:
+        """Refuse a user's network that changes its variables as it reads, or wants random numbers."""
+        try:
+            jax.eval_shape(self.module.apply, params, *inputs)
+        except FlaxError as error:
+            what = "must be a function of its variables and of what it reads, and change nothing"
+            said = str(error).partition(" (http")[0]
+            raise ConfigError(f"network={type(self.network).__name__}: {what}: {said}") from None
+
     def _check_outputs(self, outputs: Any) -> None:
         """Refuse what a user's network gives for one observation, unless it is what the learner reads."""
         name, space = f"network={type(self.network).__name__}", self.task.action_kind
@@ -286,6 +298,12 @@ class ActorCritic:
             raise ConfigError(f"{name}: must choose from {space.n} actions, not {distribution.log_probs.shape[-1]}")
         if memory and _types(memory[0]) != _types(self.initial_memory):
             raise ConfigError(f"{name}: its memory must have the structure, shapes and dtypes of initial_memory()")
+
+
+def trained(params: Any) -> tuple[Any, Any]:
+    """What of flax's variables is trained, the collection "params", and the others, which stay as they are."""
+    learned = {name: tree for name, tree in params.items() if name == "params"}
+    return learned, {name: tree for name, tree in params.items() if name != "params"}
 
 
 def _of_actions(policy: Policy, action: Array) -> tuple[Array, Array, Array]:

@@ -75,7 +75,7 @@ class Config(Settings):
 
     normalize_obs: bool = static(False, "standardise observations by running statistics", SWITCH)
     normalize_reward: bool = static(False, "divide rewards by the spread of the discounted returns", SWITCH)
-    normalize_advantage: bool = static(True, "standardise the advantages of each minibatch", SWITCH)
+    normalize_advantage: bool = static(True, "standardise the advantages of each minibatch of two or more", SWITCH)
     clip_value: bool = static(True, "clip the change of the value like the ratio", SWITCH)
     exact_return: bool = static(False, "add the exact expected return to the metrics of every update", SWITCH)
     info: Sequence[str] = static(
@@ -147,6 +147,9 @@ class Config(Settings):
         """Refuse sizes that do not fit together."""
         if self.batch_size >= 2**31:
             raise ConfigError.of("num_envs", self.num_envs, f"below 2**31 / num_steps = {2**31 // self.num_steps}")
+        if self.num_updates >= 2**31:
+            allowed = f"below 2**31 updates of num_envs * num_steps = {self.batch_size}"
+            raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
         if self.batch_size % self.num_minibatches:
             allowed = f"a divisor of num_envs * num_steps = {self.batch_size}"
             raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)

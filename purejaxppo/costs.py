@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from purejaxppo.actor_critic import trained
 from purejaxppo.config import Config
-from purejaxppo.environments import name_of
-from purejaxppo.networks import MLP
+from purejaxppo.distributions import DiagGaussian, distribution_for, is_out_of_reach
+from purejaxppo.environments import Task, name_of
+from purejaxppo.networks import MLP, Network
 from purejaxppo.networks.layers import Dense
 from purejaxppo.ppo import bind, collect, init
 
@@ -18,7 +20,8 @@ def describe(config: Config) -> str:
     """Estimate the size of a training run in words: updates, gradient steps, memory, FLOPs; nothing is trained.
 
     It warns about what would silently do nothing or something else: steps that fill no batch, an environment that
-    cannot tell a time limit from a termination, a policy that is tabulated.
+    cannot tell a time limit from a termination, a policy that is tabulated, minibatches too small to standardise,
+    actions that a Gaussian policy does not get to.
     """
     networks = bind(config)
     lines = [
@@ -39,14 +42,26 @@ def describe(config: Config) -> str:
     if networks.uses_table(config.minibatch_size):
         num_observations = networks.task.num_observations
         lines.append(f"policy table       {num_observations:,} observations, evaluated once per gradient")
+    if _begins_out_of_reach(config, networks.task):
+        squashed = 'MLP(distribution="tanh_gaussian") covers them'
+        lines.append(f"actions            begin around 0 with deviation 1, far from most of the box; {squashed}")
+    if config.normalize_advantage and config.minibatch_size == 1:
+        lines.append("advantages         not standardised: each minibatch has only one")
     if not networks.task.tells_truncation:
         lines.append("time limits        taken as terminations: the environment's step gives five values, not six")
     return "\n".join(lines)
 
 
+def _begins_out_of_reach(config: Config, task: Task) -> bool:
+    """Whether the policy is a Gaussian that begins where hardly any of the actions are."""
+    network = config.network
+    is_gaussian = isinstance(network, Network) and distribution_for(task.action_kind, network.distribution)
+    return is_gaussian is DiagGaussian and is_out_of_reach(task.action_space)
+
+
 def num_parameters(config: Config) -> int:
     """Weights and biases of both networks."""
-    return sum(leaf.size for leaf in jax.tree.leaves(_state(config).params))
+    return sum(leaf.size for leaf in jax.tree.leaves(trained(_state(config).params)[0]))
 
 
 def num_bytes(config: Config) -> int:

@@ -16,6 +16,8 @@ from jax import Array
 
 from purejaxppo.errors import ConfigError
 
+LOG_STD_RANGE = -10.0, 5.0  # of the logarithm of a Gaussian's standard deviation
+WIDEST = 200.0  # of a box that a Gaussian of deviation 1 is to explore
 ONLY_CHOICES_ARE_MASKED = "action_mask: must be None for continuous actions; only choices can be masked"
 LOG_2PI = math.log(2 * math.pi)
 # Nodes and weights of a quadrature that is exact for polynomials of degree 63 times a standard normal density.
@@ -181,26 +183,36 @@ class MultiCategorical(NamedTuple):
 
 
 class DiagGaussian(NamedTuple):
-    """Independent normal numbers, `D` of them. Its log-probabilities are of what was sampled, before any clipping."""
+    """Independent normal numbers, `D` of them. Its log-probabilities are of what was sampled, before any clipping.
+
+    Beyond `LOG_STD_RANGE` the logarithm of a standard deviation counts less and less, see `bounded`: float32 could not
+    tell the samples of a narrower one from their mean, and a wider one reaches beyond any box that it suits.
+    """
 
     mean: Array  # [..., D]
     log_std: Array  # [..., D]
 
     @property
+    def bounded_log_std(self) -> Array:
+        """The logarithm of the standard deviation as it counts, `[..., D]`."""
+        return bounded(self.log_std, *LOG_STD_RANGE)
+
+    @property
     def entropy(self) -> Array:
         """`sum(log_std + log(2 pi e) / 2)`, nats, `[...]`."""
-        return jnp.sum(self.log_std + 0.5 * (1 + LOG_2PI), axis=-1)
+        return jnp.sum(self.bounded_log_std + 0.5 * (1 + LOG_2PI), axis=-1)
 
     def sample(self, uniform: Array) -> Array:
         """By the inverse cumulative distribution, one uniform number per coordinate, `[..., D]`."""
         # A uniform number may be 0, whose normal number is -inf; the step between two is 2^-23.
         centred = jnp.maximum(2 * uniform - 1, 2.0**-24 - 1)
-        return self.mean + jnp.exp(self.log_std) * math.sqrt(2) * jax.lax.erf_inv(centred)
+        return self.mean + jnp.exp(self.bounded_log_std) * math.sqrt(2) * jax.lax.erf_inv(centred)
 
     def log_prob(self, action: Array) -> Array:
         """Natural logarithm of the density, `[...]`."""
-        scaled = (action - self.mean) * jnp.exp(-self.log_std)
-        return -jnp.sum(0.5 * scaled**2 + self.log_std + 0.5 * LOG_2PI, axis=-1)
+        log_std = self.bounded_log_std
+        scaled = (action - self.mean) * jnp.exp(-log_std)
+        return -jnp.sum(0.5 * scaled**2 + log_std + 0.5 * LOG_2PI, axis=-1)
 
     def mode(self) -> Array:
         """The mean, `[..., D]`."""
@@ -250,7 +262,7 @@ class TanhGaussian(NamedTuple):
 
         By quadrature, which is within 0.002 of it for standard deviations up to e.
         """
-        x = self.normal.mean[..., None] + jnp.multiply.outer(jnp.exp(self.normal.log_std), jnp.float32(NODES))
+        x = self.normal.mean[..., None] + jnp.multiply.outer(jnp.exp(self.normal.bounded_log_std), jnp.float32(NODES))
         narrowing = jnp.dot(log_det_jacobian(x), jnp.float32(WEIGHTS / WEIGHTS.sum()), precision="highest")
         return self.normal.entropy + jnp.sum(narrowing, axis=-1)
 
@@ -297,6 +309,19 @@ def bounds_of(space: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """The lowest and the highest numbers of a box, for actions of a shape."""
     low, high = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape) for bound in (space.low, space.high))
     return low, high
+
+
+def is_out_of_reach(space: Any) -> bool:
+    """Whether a Gaussian that begins with mean 0 and deviation 1 is all outside of a box, or in a tiny part of it."""
+    low, high = bounds_of(space, space.shape)
+    width = jnp.where(jnp.isfinite(low) & jnp.isfinite(high), high - low, 0)
+    return bool(jnp.any((low > 1) | (high < -1) | (width > WIDEST)))
+
+
+def bounded(x: Array, low: float, high: float) -> Array:
+    """`x` itself from `low` to `high`; beyond, it nears `low - 1` and `high + 1`, and keeps a slope that leads back."""
+    within = jnp.clip(x, low, high)
+    return within + jax.nn.soft_sign(x - within)
 
 
 def log_det_jacobian(x: Array) -> Array:

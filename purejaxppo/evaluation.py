@@ -14,6 +14,7 @@ from purejaxppo.config import Config
 from purejaxppo.environments import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
+from purejaxppo.numerics import add
 from purejaxppo.ppo import TrainState, bind
 from purejaxppo.settings import COUNT, check_static
 from purejaxppo.usable import usable
@@ -72,8 +73,8 @@ def evaluate(
 
     def step(runner: Runner, action: Array, memory: Any, key: Array) -> tuple[Runner, Array]:
         result = task.step(key, runner.env_state, action)
-        so_far = runner.episode_return + usable(result.reward), runner.episode_length + 1
-        return Runner(result.state, result.obs, memory, *so_far), result.done
+        episode_return, lost = add(runner.episode_return, runner.lost, usable(result.reward))
+        return Runner(result.state, result.obs, memory, episode_return, runner.episode_length + 1, lost), result.done
 
     def step_all(carry: _Carry) -> _Carry:
         runners, episodes, num_steps, key = carry

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from purejaxppo.optimizers import global_norm
+
 Metrics = dict[str, Array]
 Loss = Callable[
     [Any, Any], tuple[Array, Metrics]
@@ -61,7 +63,7 @@ def minimize(
     def step(carry: tuple[Any, Any, Array], indices: Array) -> tuple[tuple[Any, Any, Array], tuple[Metrics, Metrics]]:
         params, opt_state, goes_on = carry
         gradient, metrics = _gradient(loss, params, prepare(_look_up(batch, indices)), microbatch_size)
-        metrics["grad_norm"] = optax.tree.norm(gradient)
+        metrics["grad_norm"] = global_norm(gradient)
         changes, new_opt_state = optimizer.update(gradient, opt_state, params)
         finite = jnp.isfinite(metrics["grad_norm"])
         counts = {"num_skipped": 1.0 - finite}

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from purejaxppo.numerics import root
+
 
 class Batch(NamedTuple):
     """Samples to learn from, as the policy that collected them saw them.
@@ -113,12 +115,17 @@ def weighted_mean(x: Array, weight: Any = ()) -> Array:
 def standardize(x: Array, weight: Any = ()) -> Array:
     """`x` shifted and scaled to mean 0 and standard deviation 1.
 
-    With weights of mean 1, these are the weighted mean and deviation; they must not be negative.
+    With weights of mean 1, these are the weighted mean and deviation; they must not be negative. A single number has
+    nothing to be compared with and stays as it is; so does one that alone has a weight.
     """
+    if x.size == 1:
+        return x
     centred = x - weighted_mean(x, weight)
     centred -= weighted_mean(centred, weight)  # what rounding left: a constant becomes 0, not noise of size 1
-    spread = jnp.std(centred) if isinstance(weight, tuple) else jnp.sqrt(weighted_mean(centred**2, weight))
-    return centred / (spread + 1e-8)
+    if isinstance(weight, tuple):
+        return centred / (root(jnp.var(centred)) + 1e-8)
+    standardized = centred / (root(weighted_mean(centred**2, weight)) + 1e-8)
+    return jnp.where(jnp.sum(weight > 0) == 1, x, standardized)
 
 
 def normalize_weight(weight: Array) -> Array:

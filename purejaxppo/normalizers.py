@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purejaxppo.numerics import add
 from purejaxppo.usable import is_usable, usable
 
 LARGEST = 10.0  # a normalised number is clipped to [-10, 10]
@@ -21,6 +22,7 @@ class Moments(NamedTuple):
     seen: Any  # how many, a pytree of float32
     mean: Any
     variance: Any
+    lost: Any = ()  # what rounding has kept out of each of the three, see `numerics.add`
 
 
 class RewardScale(NamedTuple):
@@ -33,24 +35,37 @@ class RewardScale(NamedTuple):
 def init_moments(like: Any) -> Moments:
     """The moments before anything is seen, of pytrees like `like`."""
     floats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), like)
-    return Moments(floats, floats, jax.tree.map(jnp.ones_like, floats))
+    return Moments(floats, floats, jax.tree.map(jnp.ones_like, floats), (floats, floats, floats))
 
 
 def update_moments(moments: Moments, batch: Any) -> Moments:
-    """Add a batch `[B, ...]` to the moments (Chan et al., 1979, "Updating formulae", equation 2.1)."""
+    """Add a batch `[B, ...]` to the moments (Chan et al., 1979, "Updating formulae", equation 2.1).
 
-    def merge(seen: Array, mean: Array, variance: Array, x: Array) -> tuple[Array, Array, Array]:
+    What a batch adds becomes smaller and smaller: what rounding keeps out of the moments is kept beside them.
+    """
+
+    def merge(seen: Array, mean: Array, variance: Array, *lost_and_batch: Array) -> tuple[Any, ...]:
+        *lost, x = lost_and_batch
         known = is_usable(x)
+
+        def average(x: Array) -> Array:
+            return jnp.sum(x, axis=0, where=known, dtype=jnp.float32) / jnp.maximum(size, 1)
+
         size = jnp.sum(known, axis=0, dtype=jnp.float32)
         share = size / jnp.maximum(seen + size, 1)
-        centre = jnp.sum(x, axis=0, where=known, dtype=jnp.float32) / jnp.maximum(size, 1)
-        spread = jnp.sum((x - centre[None]) ** 2, axis=0, where=known, dtype=jnp.float32) / jnp.maximum(size, 1)
-        shift = centre - mean
-        merged = (1 - share) * variance + share * spread + (1 - share) * share * shift**2
-        return seen + size, mean + share * shift, merged
+        roughly = average(x - mean[None])
+        centred = x - mean[None] - roughly[None]
+        rest = average(centred)  # 0 but for rounding, as where the mean is large
+        shift, spread = roughly + rest, average(centred**2) - rest**2
+        before = jnp.where((seen > 0) | (size == 0), variance, 0)  # the 1 of nothing is no observation
+        changes = size, share * shift, share * (spread - before + (1 - share) * shift**2)
+        return tuple(zip(*map(add, (seen, mean, before), lost, changes), strict=True))
 
-    merged = jax.tree.map(merge, *moments, batch)
-    return Moments(*jax.tree.transpose(jax.tree.structure(moments.mean), jax.tree.structure((0, 0, 0)), merged))
+    merged = jax.tree.map(merge, *moments[:3], *moments.lost, batch)
+    (seen, mean, variance), lost = jax.tree.transpose(
+        jax.tree.structure(moments.mean), jax.tree.structure(((0,) * 3,) * 2), merged
+    )
+    return Moments(seen, mean, variance, lost)
 
 
 def normalize(moments: Moments, x: Any) -> Any:

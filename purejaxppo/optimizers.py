@@ -3,25 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
+from jax import Array
+
+from purejaxppo.numerics import root
 
 MakeOptimizer = Callable[[Any], optax.GradientTransformation]
+# Under Adam's root: it makes the derivative by a hyperparameter finite where no gradient was ever seen, and is lost in
+# the rounding of everything else.
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def adam(lr: Any) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, 2015), with the epsilon of PPO's reference implementation."""
-    return optax.adam(lr, eps=1e-5)
+    return optax.adam(lr, eps=1e-5, eps_root=TINY)
 
 
 def adamw(lr: Any) -> optax.GradientTransformation:
     """Adam with decoupled weight decay 1e-4 (Loshchilov and Hutter, 2019)."""
-    return optax.adamw(lr, eps=1e-5)
+    return optax.adamw(lr, eps=1e-5, eps_root=TINY)
 
 
 def muon(lr: Any) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024): orthogonalised momentum for matrices, Adam for the rest."""
-    return optax.contrib.muon(lr)
+    return optax.contrib.muon(lr, adam_eps_root=TINY)
 
 
 def rmsprop(lr: Any) -> optax.GradientTransformation:
@@ -37,7 +46,31 @@ def sgd(lr: Any) -> optax.GradientTransformation:
 def clipped(optimizer: str | MakeOptimizer, lr: Any, max_grad_norm: Any) -> optax.GradientTransformation:
     """An optimiser, by its name or a function, behind a clip of the gradient's global norm."""
     make = OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), make(lr))
+    return optax.chain(clip_by_global_norm(max_grad_norm), make(lr))
+
+
+def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
+    """A gradient of a larger global norm is scaled down to it (Pascanu et al., 2013), a smaller one is as it is.
+
+    The same numbers as optax's, which has no derivative where the gradient is 0.
+    """
+
+    def clip(gradient: Any, params: Any) -> Any:
+        norm = global_norm(gradient)
+        stays = norm < max_norm  # not for NaN
+        divisor = jnp.where(stays, 1, norm)
+
+        def scaled(leaf: Array) -> Array:
+            return jnp.where(stays, leaf, leaf / divisor.astype(leaf.dtype) * max_norm).astype(leaf.dtype)
+
+        return jax.tree.map(scaled, gradient)
+
+    return optax.stateless(clip)
+
+
+def global_norm(tree: Any) -> Array:
+    """The Euclidean norm of all numbers of a pytree; it can be differentiated at 0."""
+    return root(optax.tree.norm(tree, squared=True))
 
 
 OPTIMIZERS: dict[str, MakeOptimizer] = {"adam": adam, "adamw": adamw, "muon": muon, "rmsprop": rmsprop, "sgd": sgd}

@@ -10,7 +10,7 @@ from jax import Array
 
 from purejaxppo._jit import jit
 from purejaxppo.acting import Runner, Transition, rollout, start
-from purejaxppo.actor_critic import ActorCritic, Agent
+from purejaxppo.actor_critic import ActorCritic, Agent, trained
 from purejaxppo.advantages import ADVANTAGES, expected_reward
 from purejaxppo.config import Config, check_config
 from purejaxppo.environments import make_task
@@ -109,7 +109,7 @@ def init(config: Config, key: Array, params: Any = None) -> TrainState:
     x = networks.network_input(obs)
     return TrainState(
         params=params,
-        opt_state=clipped(config.optimizer, config.lr, config.max_grad_norm).init(params),
+        opt_state=clipped(config.optimizer, config.lr, config.max_grad_norm).init(trained(params)[0]),
         runners=runners,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
@@ -199,12 +199,13 @@ def learn(
     objective = objective or ppo_objective
 
     def loss(params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
-        return objective(config, networks, state.agent._replace(params=params), minibatch, rates)
+        return objective(config, networks, state.agent._replace(params=params | constants), minibatch, rates)
 
+    params, constants = trained(state.params)
     params, opt_state, metrics = minimize(
         loss,
         clipped(config.optimizer, rates.lr, config.max_grad_norm),
-        state.params,
+        params,
         state.opt_state,
         batch,
         key,
@@ -218,17 +219,17 @@ def learn(
         stop=None if config.target_kl is None else partial(_exceeds, config.target_kl),
     )
     metrics["explained_variance"] = explained_variance(batch.value, batch.target)
-    return state._replace(params=params, opt_state=opt_state), metrics
+    return state._replace(params=params | constants, opt_state=opt_state), metrics
 
 
 def finish(config: Config, state: TrainState, transitions: Transition, metrics: Metrics) -> tuple[TrainState, Metrics]:
     """Count the update, and add to its metrics what the transitions `[T, N]` and the new policy are worth."""
-    num_episodes = jnp.sum(transitions.done, dtype=jnp.float32)
+    num_episodes = jnp.sum(transitions.done, dtype=jnp.int32).astype(jnp.float32)  # whole numbers add up
     episodes = _means_over_episodes(transitions, num_episodes, state.episodes)
     state = state._replace(num_updates=state.num_updates + 1, episodes=episodes)
     if config.normalize_obs:  # only now: what acted and what learned must see the same
         state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
-    num_unusable = jnp.sum(~transitions.is_usable, dtype=jnp.float32)
+    num_unusable = jnp.sum(~transitions.is_usable, dtype=jnp.int32).astype(jnp.float32)
     metrics = metrics | episodes | {"num_episodes": num_episodes, "num_unusable": num_unusable}
     if config.exact_return:
         metrics["expected_return"] = bind(config).expected_return(state.agent)

@@ -112,3 +112,10 @@ def test_sizes():
     assert Config().replace(total_timesteps=1024).num_updates == 2
     single = Config(num_envs=1, num_steps=1, num_minibatches=1, total_timesteps=1)
     assert (single.batch_size, single.minibatch_size, single.num_updates) == (1, 1, 1)
+
+
+def test_more_updates_than_can_be_counted_are_refused():
+    sizes = {"env": "CartPole-v1", "num_envs": 1, "num_steps": 4, "num_minibatches": 1}
+    assert Config(total_timesteps=4 * 2**31 - 1, **sizes).num_updates == 2**31 - 1
+    with pytest.raises(ValueError, match=r"^total_timesteps=8589934592: must be below 2\*\*31 updates of .* = 4"):
+        Config(total_timesteps=4 * 2**31, **sizes)

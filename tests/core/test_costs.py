@@ -6,6 +6,7 @@ import pytest
 
 from purejaxppo import CNN, GRU, MLP, Categorical, Config, GridWorld, Recurrent, costs, describe
 from purejaxppo.costs import num_bytes
+from purejaxppo.environments import make
 
 
 @pytest.mark.parametrize("num_envs", [4, 1024])
@@ -92,3 +93,22 @@ def test_memory_grows_with_width(env, network, activations):
 def test_description_says_the_memory():
     config = Config(env="CartPole-v1", **SIZES)
     assert f"memory             about {num_bytes(config) / 1e6:,.1f} MB per agent" in describe(config)
+
+
+@pytest.mark.parametrize(("num_minibatches", "standardises"), [(4, False), (2, True)])
+def test_description_says_that_one_advantage_is_not_standardised(num_minibatches, standardises):
+    config = Config(env="CartPole-v1", num_envs=1, num_steps=4, num_minibatches=num_minibatches)
+    said = "advantages         not standardised: each minibatch has only one"
+    assert (said in describe(config)) != standardises
+    assert said not in describe(config.replace(normalize_advantage=False))
+
+
+@pytest.mark.parametrize(
+    ("max_torque", "network", "says"),
+    [(2.0, MLP(), False), (200.0, MLP(), True), (200.0, MLP(distribution="tanh_gaussian"), False)],
+)
+def test_description_says_that_actions_are_far_from_where_the_policy_begins(max_torque, network, says):
+    params = make("Pendulum-v1").default_params.replace(max_torque=max_torque)
+    config = Config(env="Pendulum-v1", env_params=params, network=network)
+    assert ("far from most of the box" in describe(config)) == says
+    assert "actions " not in describe(Config(env="CartPole-v1"))

@@ -14,14 +14,17 @@ from gymnax.environments import spaces
 
 from purejaxppo import ConfigError
 from purejaxppo.distributions import (
+    LOG_STD_RANGE,
     Categorical,
     DiagGaussian,
     Distribution,
     MultiCategorical,
     TanhGaussian,
+    bounded,
     distribution_for,
 )
 from purejaxppo.environments import MultiDiscrete
+from purejaxppo.optimizers import clipped
 
 MASKS = np.array([mask for mask in itertools.product([False, True], repeat=4) if any(mask)])  # [15, 4]
 BELOW_1 = np.nextafter(np.float32(1), np.float32(0))
@@ -364,6 +367,51 @@ def test_extreme_gaussians_are_finite_and_so_are_their_gradients(squash):
     for gradient in jax.vmap(jax.jacobian(numbers, (0, 1)))(*args):
         assert gradient.shape == (27, 3, 2)
         assert np.all(np.isfinite(gradient))
+
+
+def test_within_its_range_a_deviation_is_as_it_is():
+    """To the last bit, and so is its gradient."""
+    low, high = LOG_STD_RANGE
+    x = jnp.float32(np.random.default_rng(8).uniform(low, high, 1000)).at[:2].set(jnp.array(LOG_STD_RANGE))
+    np.testing.assert_array_equal(bounded(x, low, high), x)
+    weight = jnp.float32(np.random.default_rng(9).normal(size=1000))
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.vdot(weight, bounded(x, low, high)))(x), weight)
+
+
+def test_beyond_its_range_a_deviation_is_bounded():
+    low, high = LOG_STD_RANGE
+    far = np.geomspace(1e-2, 1e3, 50)
+    x = np.concatenate([low - far[::-1], [low, 0, high], high + far])
+    outside = np.abs(x - np.clip(x, low, high))
+    expected = np.clip(x, low, high) + np.sign(x) * outside / (1 + outside)
+    dist = DiagGaussian(jnp.zeros((len(x), 1)), jnp.float32(x)[:, None])
+    entropy = expected + 0.5 * np.log(2 * np.pi * np.e)
+    np.testing.assert_allclose(dist.entropy, entropy, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(-dist.log_prob(dist.mode()), entropy - 0.5, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(dist.sample(jnp.full((len(x), 1), 0.8413447))[:, 0], np.exp(expected), rtol=1e-3)
+    tanh = TanhGaussian(dist).entropy
+    assert np.all(np.isfinite(tanh))
+    assert np.all(np.diff(dist.entropy) >= 0)
+
+
+@pytest.mark.parametrize("start", [-40.0, 40.0])
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_deviation_that_ran_off_is_learned_back(start, squash):
+    normal = DiagGaussian(jnp.zeros(1), jnp.full(1, 0.5))
+    actions = jax.vmap(normal.sample)(jax.random.uniform(jax.random.key(0), (256, 1)))
+    adam = clipped("adam", 0.2, 0.5)  # the gradient at a small deviation is enormous
+
+    def loss(log_std):
+        dist = DiagGaussian(jnp.zeros(1), log_std)
+        return -jnp.mean(jax.vmap((TanhGaussian(dist) if squash else dist).log_prob)(actions))
+
+    def step(carry, _):
+        changes, opt_state = adam.update(jax.grad(loss)(carry[0]), carry[1])
+        return (carry[0] + changes, opt_state), None
+
+    log_std = jnp.full(1, start)
+    (log_std, _), _ = jax.lax.scan(step, (log_std, adam.init(log_std)), length=1500)
+    np.testing.assert_allclose(log_std, np.log(np.sqrt(np.mean(np.float64(actions) ** 2))), atol=0.02)
 
 
 def log_density_of_tanh(y, mean, std):

@@ -294,7 +294,15 @@ def test_standardize(shift, scale):
 @pytest.mark.parametrize("constant", [0.0, 1.0, 0.1, 3.3, -123.456, 1e6])
 def test_standardize_of_a_constant_is_0(constant):
     for size in SIZES:
-        np.testing.assert_allclose(standardize(jnp.full(size, constant, jnp.float32)), np.zeros(size), atol=1e-3)
+        expected = np.zeros(size) if size > 1 else constant
+        np.testing.assert_allclose(standardize(jnp.full(size, constant, jnp.float32)), expected, atol=1e-3)
+
+
+def test_what_stands_alone_is_not_standardized():
+    x = jnp.array([[2.5, -3.0, 4.0]])
+    assert standardize(x[:, :1]) == 2.5
+    np.testing.assert_array_equal(standardize(x, jnp.array([[0.0, 3.0, 0.0]])), x)
+    assert not np.any(standardize(x, jnp.array([[1.5, 1.5, 0.0]])) == x)
 
 
 def test_explained_variance():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import MLP, Config, act, train
+from purejaxppo import GRU, MLP, Config, act, train
 from purejaxppo.ppo import bind
 from tests.support import probes
 
@@ -52,6 +52,17 @@ def test_reward_by_action():
     value, best = learn(probes.RewardByAction())
     assert best(0) == 1
     assert value(0) > 0.9
+
+
+@pytest.mark.parametrize("network", [MLP(hidden_sizes=(8,)), GRU(hidden_sizes=(8,))])
+def test_one_sample_at_a_time(network):
+    """One alone cannot be standardised: that would be 0, whatever it is."""
+    config = Config(env=probes.RewardByAction(), network=network, num_envs=1, num_steps=1, num_minibatches=1, lr=3e-3)
+    config = config.replace(total_timesteps=600, num_epochs=1, ent_coef=0.0)
+    _, metrics = train(config, jax.random.key(0))
+    assert config.minibatch_size == 1
+    assert np.mean(metrics["policy_loss"] != 0) > 0.9
+    assert np.mean(metrics["episode_return"][-100:]) > 0.8
 
 
 def test_reward_by_both():

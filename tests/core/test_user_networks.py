@@ -272,3 +272,60 @@ def test_what_is_no_network_is_refused(network):
     said = r"must be one of 'mlp', 'cnn', 'gru', a Network such as MLP\(\), or a hashable flax module"
     with pytest.raises(ConfigError, match=f"(?s)network=.*{said}"):
         Config(network=network)
+
+
+class WithConstants(nn.Module):
+    """Its input is scaled by numbers that are not parameters, one of them an integer."""
+
+    @nn.compact
+    def __call__(self, obs):
+        scale = self.variable("constants", "scale", lambda: jnp.full(2, 0.5)).value
+        power = self.variable("tables", "power", lambda: jnp.int32(2)).value
+        return OneTorso()(scale * obs**power)
+
+
+def test_only_the_collection_of_parameters_is_trained():
+    config = Config(env=probes.RandomEnds(), network=WithConstants(), lr=1e-2, **SIZES)
+    state, metrics = quickly(train, config, KEY)
+    fresh = quickly(init, config, KEY).params
+    assert set(fresh) == {"params", "constants", "tables"}
+    for name in ("constants", "tables"):
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], fresh[name])
+    assert not np.any(jax.tree.leaves(jax.tree.map(np.array_equal, state.params["params"], fresh["params"])))
+    assert np.all(metrics["num_skipped"] == 0)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)]
+    assert not any("constants" in path or "tables" in path for path in paths)
+    num_constants = 3
+    num_numbers = sum(leaf.size for leaf in jax.tree.leaves(fresh))
+    assert f"parameters         {num_numbers - num_constants:,}\n" in describe(config)
+
+
+class Normed(nn.Module):
+    running: bool
+
+    @nn.compact
+    def __call__(self, obs):
+        return OneTorso()(nn.BatchNorm(use_running_average=self.running)(obs))
+
+
+class Dropped(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return OneTorso()(nn.Dropout(0.5, deterministic=False)(obs))
+
+
+def test_batch_statistics_that_are_only_read_stay_as_they_are():
+    state, _ = quickly(train, Config(env=probes.RandomEnds(), network=Normed(True), **SIZES), KEY)
+    np.testing.assert_array_equal(state.params["batch_stats"]["BatchNorm_0"]["mean"], np.zeros(2))
+    np.testing.assert_array_equal(state.params["batch_stats"]["BatchNorm_0"]["var"], np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("network", "why"), [(Normed(False), 'collection "batch_stats" is immutable'), (Dropped(), "needs PRNG for")]
+)
+def test_a_network_that_is_no_function_is_refused(network, why):
+    config = Config(env=probes.RandomEnds(), network=network, **SIZES)
+    pattern = f"^network={type(network).__name__}: must be a function of its variables .*{why}"
+    with pytest.raises(ConfigError, match=pattern) as error:
+        init(config, KEY)
+    assert "\n" not in str(error.value)

@@ -157,7 +157,125 @@ class Unlucky(Walk):
         raise ZeroDivisionError("no luck\nat all")
 
 
+class NoActions(Walk):
+    def action_space(self, params):
+        return spaces.Discrete(0)
+
+
+class WholeBox(Walk):
+    def action_space(self, params):
+        return spaces.Box(0, 5, (), jnp.int32)
+
+
+class CutState(Walk):
+    def reset_env(self, key, params):
+        obs, state = super().reset_env(key, params)
+        return obs, state.replace(place=jnp.int32(0))
+
+
+class CutObservation(Walk):
+    def observation_space(self, params):
+        return spaces.Discrete(4)
+
+    def observe_place(self, state):
+        return jnp.abs(jnp.float32(state.place)) / 2
+
+
+class Image(Walk):
+    def features(self, obs):
+        return jnp.zeros((3, 3))
+
+
+class Indices(Walk):
+    def features(self, obs):
+        return jnp.zeros(3, jnp.int32)
+
+
+class Infinite(Walk):
+    def observation_space(self, params):
+        return spaces.Box(-jnp.inf, jnp.inf, (1,))
+
+    def observe_place(self, state):
+        return 1.0 / super().observe_place(state)
+
+
+class FromOne(Walk):
+    def observation_space(self, params):
+        return spaces.Discrete(3)
+
+    def observe_place(self, state):
+        return jnp.int32(jnp.abs(state.place)) + 1
+
+
+class WrongMask(Walk):
+    def action_mask(self, obs, params):
+        return jnp.ones(3, bool)
+
+
+class MaskedBox(Walk):
+    def action_space(self, params):
+        return spaces.Box(-1.0, 1.0, ())
+
+    def action_mask(self, obs, params):
+        return jnp.ones(1, bool)
+
+
+class NoChoices(Walk):
+    def action_space(self, params):
+        return MultiDiscrete((2, 0))
+
+
+class TimeTerminates(Walk):
+    """As an older gymnax had it: the end that step_env tells is that of the time limit too."""
+
+    def step_env(self, key, state, action, params):
+        obs, new, reward, terminated, info = super().step_env(key, state, action, params)
+        return obs, new, reward, terminated | (new.time >= params.max_steps_in_episode), info
+
+
+class OnlyTimeTerminates(TimeTerminates):
+    def is_truncated(self, state, params):
+        return jnp.array(False)
+
+
+class Far(Walk):
+    low, high = 5.0, 35.0
+
+    def action_space(self, params):
+        return spaces.Box(self.low, self.high, (2,))
+
+    def step_env(self, key, state, action, params):
+        return super().step_env(key, state, action[0] > (self.low + self.high) / 2, params)
+
+
+class FarInOne(Far):
+    low, high = jnp.array([-1.0, -9.0]), jnp.array([1.0, -1.5])
+
+    def step_env(self, key, state, action, params):
+        return Walk.step_env(self, key, state, action[0] > 0, params)
+
+
+class Wide(Far):
+    low, high = -2000.0, 2000.0
+
+
 FAULTS = {
+    NoActions: "there must be an action",
+    WholeBox: "of int32: policies give floats in a Box",
+    CutState: "step changes state.place from int32 to float32: it stays int32, its fractions are lost",
+    CutObservation: "observation holds numbers that the dtypes of observation_space have not: they are changed",
+    Image: "features has shape (3, 3), of float32: it must be a vector of floats, or one integer",
+    Indices: "features has shape (3,), of int32: it must be a vector of floats, or one integer",
+    Infinite: "observation holds infinity, or a number too large to square",
+    FromOne: "observation leaves observation_space, which is Discrete(3, dtype=int32): it was seen from 1 to 4",
+    WrongMask: "action_mask: must have shape (2,), for Discrete(2, dtype=int32), but has (3,)",
+    MaskedBox: "action_mask: must be None for continuous actions; only choices can be masked",
+    NoChoices: "num_categories=(2, 0): must be a sequence of one or more integers >= 1",
+    TimeTerminates: "max_steps_in_episode terminates an episode",
+    OnlyTimeTerminates: "max_steps_in_episode terminates an episode",
+    Far: 'use MLP(distribution="tanh_gaussian"), or scale it to about -1 to 1',
+    FarInOne: 'use MLP(distribution="tanh_gaussian"), or scale it to about -1 to 1',
+    Wide: 'use MLP(distribution="tanh_gaussian"), or scale it to about -1 to 1',
     Unhashable: "it is not hashable, and so cannot be part of a compiled program: make it a frozen dataclass",
     OddActions: "it must be Discrete, MultiDiscrete or Box",
     EmptyBox: "low must be below high",
@@ -208,6 +326,47 @@ def test_the_parameters_are_those_that_are_given():
     assert check_env(RandomGridWorld(height=64, width=64), params, num_steps=5) == []
 
 
+def test_a_changed_object_is_told():
+    class Mutable(Environment):
+        default_params = Params()
+        action_space, observation_space = Walk.action_space, Walk.observation_space
+        observe_place, reset_env = Walk.observe_place, Walk.reset_env
+
+        def __init__(self):
+            self.prize = 1.0
+
+        def step_env(self, key, state, action, params):
+            state = State(state.place + 2.0 * action - 1.0, state.time + 1)
+            return self.observe_place(state), state, self.prize, jnp.abs(state.place) >= 3, {}
+
+    env = Mutable()
+    assert check_env(env) == []
+    env.prize = 5.0
+    (fault,) = check_env(env)
+    assert "its prize must not be changed after its first use" in fault
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10, 1_000_000])
+def test_a_natural_end_is_no_time_limit(limit):
+    """Not where it comes with the limit, either: the same step ends the episode without it."""
+
+    class Fixed(Walk):
+        def step_env(self, key, state, action, params):
+            obs, new, reward, _, info = super().step_env(key, state, action, params)
+            return jnp.clip(obs, -3.0, 3.0), new, reward, new.time >= 3, info
+
+    assert check_env(Fixed(), Params(limit)) == []
+
+
+@pytest.mark.parametrize(("low", "high"), [(-100.0, 100.0), (1.0, 9.0), (-0.1, 0.1), (-jnp.inf, 1.0), (0.0, jnp.inf)])
+def test_boxes_around_0_are_in_reach(low, high):
+    class Near(Far):
+        def action_space(self, params):
+            return spaces.Box(low, high, (2,))
+
+    assert check_env(Near()) == []
+
+
 @pytest.mark.parametrize(
     ("env", "limit", "said"), [(Walk(), 40, []), (Endless(), 40, ["in 41 "]), (Endless(), 1, ["in 5 "])]
 )
@@ -234,7 +393,7 @@ def test_a_box_without_bounds_is_walked_in():
             return obs, new, jnp.max(jnp.abs(action)), terminated, info
 
     class Half(Open):
-        low = jnp.array([3.0, -jnp.inf])
+        low = jnp.array([1.0, -jnp.inf])
 
     assert check_env(Open()) == []
     assert check_env(Half()) == []
