@@ -18,6 +18,7 @@ from purejaxppo.optimizers import OPTIMIZERS, MakeOptimizer
 from purejaxppo.schedules import SCHEDULES, Schedule
 from purejaxppo.settings import (
     COUNT,
+    LARGE_COUNT,
     NON_NEGATIVE,
     POSITIVE,
     SWITCH,
@@ -53,7 +54,7 @@ class Config(Settings):
     env_params: Any = traced(None, "parameters of the environment; its defaults where none are given")
     reset_pool: int = static(0, "fresh episodes per update to restart from; 0: each step resets", WHOLE)
 
-    total_timesteps: int = static(500_000, "environment steps in all, over all environments of one agent", COUNT)
+    total_timesteps: int = static(500_000, "environment steps in all, over all environments of one agent", LARGE_COUNT)
     num_envs: int = static(4, "environments that one agent steps in parallel (N)", COUNT)
     num_steps: int = static(128, "steps of each environment per update (T)", COUNT)
     num_epochs: int = static(4, "passes over the batch per update", COUNT)
@@ -152,6 +153,9 @@ class Config(Settings):
             raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)
         if self.total_timesteps < self.batch_size:
             allowed = f"at least num_envs * num_steps = {self.batch_size}, one update"
+            raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
+        if self.num_updates >= 2**31:
+            allowed = f"below 2**31 updates of num_envs * num_steps = {self.batch_size}, {2**31 * self.batch_size}"
             raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
 
     @property

@@ -24,7 +24,7 @@ from purejaxppo.experiment.runs.run import open_run
 from purejaxppo.experiment.sweeps.combinations import combinations, static_names
 from purejaxppo.experiment.sweeps.journal import Journal, Sweep, check_programs, open_journal, read_journal
 from purejaxppo.keys import check_key
-from purejaxppo.settings import COUNT, check_static
+from purejaxppo.settings import COUNT, LARGE_COUNT, check_static
 
 OPTIONS = RunOptions(num_evaluations=1, evaluation_episodes=128)
 
@@ -124,7 +124,7 @@ def sweep(
     trials = combinations(config, over)
     what = Sweep(trials, num_seeds, key, algorithm, options)
     groups = _groups(what)
-    bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, COUNT)
+    bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, LARGE_COUNT)
     if len(groups) > 1:
         log.info("%d programs, since these fields shape it: %s", len(groups), ", ".join(static_names(config, over)))
     with open_journal(directory, what, len(groups)) as journal, loop.interrupt_later() as stop:
