@@ -15,6 +15,7 @@ from purejaxppo.environments import Environment, make_task
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Network, Recurrent
 from purejaxppo.optimizers import OPTIMIZERS, MakeOptimizer
+from purejaxppo.planning import HORIZON
 from purejaxppo.schedules import SCHEDULES, Schedule
 from purejaxppo.settings import (
     COUNT,
@@ -118,6 +119,10 @@ class Config(Settings):
     def _check_environment(self) -> None:
         """Refuse options that the environment cannot have."""
         task = make_task(self.env)
+        horizon = getattr(self.env_params, "max_steps_in_episode", 1)
+        is_fine = isinstance(horizon, Tracer) or np.all(HORIZON.test(np.asarray(horizon)))
+        if not is_fine and environments.is_tabular(task.env):
+            raise ConfigError.of("env_params.max_steps_in_episode", horizon, HORIZON.text)
         if self.exact_return and not environments.is_tabular(task.env):
             raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
         if self.normalize_obs and task.num_observations is not None:
