@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import tyro
 
+from purejaxppo import _starting
 from purejaxppo.cli import describe, envs, evaluate, plot, render, report, resume, sweep, train
-from purejaxppo.errors import ConfigError, PurejaxppoError
+from purejaxppo.errors import ConfigError, PurejaxppoError, in_one_line
 
 # A command is a module with `flags(argv)`, the type of its flags as tyro reads it, and `main(flags)`.
 COMMANDS: dict[str, Any] = {
@@ -33,7 +34,6 @@ HELP = """PPO in JAX, fully jitted.
 Compiled programs are kept in the user's cache directory and serve later runs; JAX_COMPILATION_CACHE_DIR names another
 place, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 """
-INTERRUPTED = 130
 COMPLETION_FLAGS = ("--tyro-print-completion", "--tyro-write-completion")  # of tyro
 SHELLS = ("bash", "zsh", "fish")
 
@@ -47,26 +47,57 @@ class Command(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 2 for what cannot be used, 130 after Ctrl-C."""
+    _starting.end()
     if argv is None:
         _print_what_can_be_printed()
     try:
-        command = parse(sys.argv[1:] if argv is None else list(argv))
+        _run(sys.argv[1:] if argv is None else list(argv))
+    except PurejaxppoError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt as interrupt:
+        status = _fail(str(interrupt) or "interrupted", _starting.INTERRUPTED)
+        if argv is None:
+            _exit_at_once(status)
+        return status
+    except OSError as error:
+        if argv is None:
+            _discard_output()
+        if isinstance(error, BrokenPipeError):  # whoever read has enough
+            return 1
+        return _fail(f"{error.filename or 'output'}: cannot be read or written ({error.strerror or error})")
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        problem = _what_is_lacking(error)
+        if problem is None:
+            raise
+        return _fail(problem)
+    return 0
+
+
+def _run(argv: list[str]) -> None:
+    """Run a command; what it has printed is out when it returns, as nobody would hear of an error later."""
+    try:
+        command = parse(argv)
         _keep_compiled_programs()
         command.module.main(command.flags)
-    except PurejaxppoError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print(f"purejaxppo: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        if argv is None:
-            _exit_at_once(INTERRUPTED)
-        return INTERRUPTED
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        print(f"purejaxppo: out of memory ({str(error).splitlines()[0]})", file=sys.stderr)
-        return 2
-    return 0
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _fail(problem: str, status: int = _starting.UNUSABLE) -> int:
+    """Print what went wrong, in one line; returns the exit status."""
+    print(f"{_starting.NAME}: {in_one_line(problem)}", file=sys.stderr)
+    return status
+
+
+def _what_is_lacking(error: Exception) -> str | None:
+    """Say what the machine has not, memory or a device; None for any other error."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    if "Unable to initialize backend" in line:
+        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}: {line}"
+    if isinstance(error, MemoryError | OverflowError) or re.search("RESOURCE_EXHAUSTED|out of memory", line, re.I):
+        return f"out of memory ({line})"
+    return None
 
 
 def parse(argv: list[str]) -> Command:
@@ -101,6 +132,12 @@ def _print_what_can_be_printed() -> None:
             stream.reconfigure(errors="replace")
 
 
+def _discard_output() -> None:
+    """Write to nowhere what is left to be printed, rather than that Python fails to when it ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _exit_at_once(status: int) -> None:
     """End the process without Python's shutdown, in which XLA crashes if it was interrupted while compiling."""
     sys.stdout.flush()
@@ -125,7 +162,17 @@ def _one_line(message: str) -> str:
 
 def _keep_compiled_programs() -> None:
     """Switch JAX's persistent compilation cache on, unless the user has decided otherwise."""
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "purejaxppo"))
+    place = _cache_directory()
+    if place is not None and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _cache_directory() -> Path | None:
+    """Make ours in the user's cache directory; None where nothing can be kept."""
+    try:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _starting.NAME
+        place.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # it cannot be made, or the user has no home
+        return None
+    return place if os.access(place, os.W_OK | os.X_OK) else None

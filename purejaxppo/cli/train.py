@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.text import Text
 
 from purejaxppo.cli import output, pictures, runs
 from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, settings_flags, to_config, to_settings
@@ -54,7 +55,7 @@ def main(flags: Any) -> None:
     plot = None if flags.plot is None else pictures.new_directory(flags.plot, "plot")
     console = output.console(quiet=flags.silent)
     agents, device = output.agents(seeds.num_seeds), jax.devices()[0].platform
-    console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {device}, each:")
+    console.print(Text.assemble((agents, "bold"), f" from seed {seeds.seed}, on {device}, each:"))
     console.print(describe(config))
     result = train_at_once(config, seeds) if begin is None else runs.finish(begin, config, seeds.keys, flags)
     scores = runs.show(result, console)
