@@ -42,7 +42,8 @@ def _end_interrupted(*_: Any) -> None:
 
 def _end_with_error(kind: type[BaseException], error: BaseException, _: Any) -> None:
     """Say what another package refuses, such as an environment variable."""
-    line = " ".join(f"{kind.__name__}: {error}".split())
+    variables = [f"{name}={value}" for name, value in os.environ.items() if name.startswith("JAX_")]
+    line = "; ".join([" ".join(f"{kind.__name__} {error}".split()), *variables])
     os.write(2, f"{NAME}: cannot be started ({line})\n".encode(errors="backslashreplace"))
     os._exit(UNUSABLE)
 

@@ -14,7 +14,7 @@ from purejaxppo.config import Config
 from purejaxppo.environments import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
-from purejaxppo.ppo import TrainState, bind
+from purejaxppo.ppo import TrainState, bind, bind_to
 from purejaxppo.settings import COUNT, check_static
 from purejaxppo.usable import usable
 
@@ -50,8 +50,7 @@ def evaluate(
     """
     num_episodes = check_static("num_episodes", num_episodes, COUNT)
     check_key(key)
-    check_single(state)
-    networks = bind(config)
+    networks = bind_to(config, state)
     task = networks.task
     act = networks.act(state.agent, table=networks.can_tabulate)
     uniforms = (num_episodes, *task.event_shape)
@@ -124,8 +123,7 @@ def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Opt
     Raises:
         ConfigError: the environment's model is not known, see `environments.tabulate`, or the state is of many agents.
     """
-    check_single(state)
-    networks = bind(config)
+    networks = bind_to(config, state)
     model, horizon = networks.task.tabular_model(), networks.task.horizon
     policy, value = networks.in_model(state.agent, model)
     mode = jnp.argmax(policy, axis=-1)
@@ -162,8 +160,7 @@ def act(config: Config, state: TrainState, obs: Any, memory: Any = None, key: Ar
         ConfigError: the shape of `obs` does not end in that of the environment's observations, or the state is of many
             agents.
     """
-    check_single(state)
-    networks = bind(config)
+    networks = bind_to(config, state)
     task, leading = networks.task, _leading(networks.task, obs)
     if key is not None:
         check_key(key)
@@ -178,18 +175,6 @@ def act(config: Config, state: TrainState, obs: Any, memory: Any = None, key: Ar
     return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), (action, new_memory))
 
 
-def check_single(state: TrainState) -> None:
-    """Refuse the states of many agents where one is meant.
-
-    Raises:
-        ConfigError: the state has a leading axis.
-    """
-    if state.num_updates.ndim:
-        one = "jax.tree.map(lambda leaf: leaf[0], state)"
-        shape = list(state.num_updates.shape)
-        raise ConfigError(f"state: must be of one agent, not of {shape}; {one} is the first, jax.vmap maps over all")
-
-
 def _leading(task: Task, obs: Any) -> tuple[int, ...]:
     """The axes of observations before those of a single one.
 
@@ -200,6 +185,12 @@ def _leading(task: Task, obs: Any) -> tuple[int, ...]:
     expected: Any = jax.tree.structure(spec)
     if jax.tree.structure(obs) != expected:
         raise ConfigError(f"obs: must be structured like {jax.tree.map(lambda leaf: leaf.shape, spec)}")
+    emitted, _ = jax.eval_shape(task.env.reset, jax.random.key(0), task.params)  # in its own dtypes
+    for leaf, own in zip(jax.tree.leaves(obs), jax.tree.leaves(emitted), strict=True):
+        if jnp.issubdtype(own.dtype, jnp.integer) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ConfigError(
+                f"obs: has dtype {jnp.result_type(leaf)}; must be integers, as the environment gives them"
+            )
     found = set()
     for leaf, one in zip(jax.tree.leaves(obs), jax.tree.leaves(spec), strict=True):
         shape = jnp.shape(leaf)

@@ -36,8 +36,16 @@ FLOAT32_MAX, INT64_MAX = float(np.finfo(np.float32).max), int(np.iinfo(np.int64)
 # JAX counts in int32.
 WHOLE = Constraint("an integer >= 0 and < 2**31", lambda x: (x >= 0) & (x < 2**31), number=int)
 COUNT = Constraint("an integer >= 1 and < 2**31", lambda x: (x >= 1) & (x < 2**31), number=int)
+SMALL_COUNT = Constraint(  # of what stands side by side in memory
+    "an integer >= 1 and <= 2**24", lambda x: (x >= 1) & (x <= 2**24), number=int
+)
 LARGE_COUNT = Constraint("an integer >= 1", lambda x: x >= 1, number=int)  # of the host
 SWITCH = Constraint("True or False", lambda x: isinstance(x, bool | np.bool_), number=None)
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in a word, for an error."""
+    return "an array" if isinstance(value, jax.core.Tracer) else f"{type(value).__name__}"
 
 
 def one_of(*choices: str, or_else: str | None = None) -> Constraint:

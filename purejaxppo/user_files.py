@@ -48,7 +48,7 @@ def read_text(field: str, path: Path) -> str:
     try:
         return plain_lines(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        why = "it is UTF-16" if content.startswith(UTF_16) else error
+        why = "it is UTF-16" if content.startswith(UTF_16) else str(error)
         raise ConfigError(f"{field}={str(path)!r}: must be text in UTF-8 ({why})") from None
 
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _discard_output()
         if isinstance(error, BrokenPipeError):  # whoever read has enough
             return 1
-        return _fail(f"{error.filename or 'output'}: cannot be read or written ({error.strerror or error})")
+        return _fail(f"{error.filename or 'output'}: cannot be written to ({error.strerror or error})")
     except (MemoryError, OverflowError, RuntimeError) as error:
         problem = _what_is_lacking(error)
         if problem is None:
@@ -80,8 +80,7 @@ def _run(argv: list[str]) -> None:
         _keep_compiled_programs()
         command.module.main(command.flags)
     finally:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
 
 
 def _fail(problem: str, status: int = _starting.UNUSABLE) -> int:
@@ -117,8 +116,6 @@ def parse(argv: list[str]) -> Command:
             return Command(
                 COMMANDS.get(argv[0] if argv else ""), app.cli(prog="purejaxppo", description=HELP, args=argv)
             )
-    except OSError as error:  # completions cannot be written
-        raise ConfigError(f"{error.filename}: cannot be written to ({error.strerror})") from None
     except SystemExit as stop:
         if not stop.code:  # help, or a shell's completions
             raise
@@ -126,16 +123,18 @@ def parse(argv: list[str]) -> Command:
 
 
 def _print_what_can_be_printed() -> None:
-    """Where there is no UTF-8, question marks stand for arrows, rather than that the command fails."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    """Where there is no UTF-8, question marks stand for arrows, and a closed stream is one to nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _discard_output() -> None:
     """Write to nowhere what is left to be printed, rather than that Python fails to when it ends."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_at_once(status: int) -> None:
