@@ -13,7 +13,10 @@
 Runs with files, sweeps, reports and pictures are in `purejaxppo.experiment`, which is imported by itself.
 """
 
-from purejaxppo import _lazy  # noqa: F401, first, see there
+from purejaxppo import _starting  # noqa: F401, first, see there
+
+# isort: split
+from purejaxppo import _lazy  # noqa: F401, before gymnax, see there
 
 # isort: split
 from purejaxppo import planning

@@ -17,7 +17,7 @@ from purejaxppo.environments import Task, is_tabular
 from purejaxppo.environments.spaces import as_floats
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Network, Recurrent, reset_memory
-from purejaxppo.normalizers import normalize
+from purejaxppo.normalizers import Moments, normalize
 from purejaxppo.planning import TabularModel, expected_return
 
 CACHED_ACTIVATIONS = 2**18  # numbers in one layer's activations that a CPU's cache holds; 2^17 to 2^19 are as fast
@@ -84,7 +84,18 @@ class ActorCritic:
             self._check_pure(params, x, *memory)
         return params
 
-    def checked(self, params: Any, obs: Any) -> Any:
+    def check_agent(self, agent: Agent) -> None:
+        """Refuse an agent that is not of these networks; dtypes may differ, as those of a smaller copy do.
+
+        Raises:
+            ConfigError: its parameters differ in structure or shapes, or it has moments where none are used.
+        """
+        self.checked(agent.params, self.task.obs_spec, what="state.params", same_dtypes=False)
+        if self.normalize_obs != isinstance(agent.obs_moments, Moments):
+            allowed = f"{'Moments' if self.normalize_obs else '()'}, as normalize_obs={self.normalize_obs}"
+            raise ConfigError(f"state.obs_moments: must be {allowed}; the state is of another configuration")
+
+    def checked(self, params: Any, obs: Any, *, what: str = "params", same_dtypes: bool = True) -> Any:
         """The parameters, which must be like fresh ones for observations like `obs`.
 
         Raises:
@@ -94,12 +105,13 @@ class ActorCritic:
         found, needed = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (params, expected))
         for path, like in needed.items():
             leaf = found.get(path, ())
-            if path not in found or jnp.shape(leaf) != like.shape or jnp.result_type(leaf) != like.dtype:
+            is_like = path in found and jnp.shape(leaf) == like.shape
+            if not is_like or (same_dtypes and jnp.result_type(leaf) != like.dtype):
                 name, dtype = jax.tree_util.keystr(path), like.dtype
-                raise ConfigError(f"params: must have an array {name} of shape {like.shape} and dtype {dtype}")
+                raise ConfigError(f"{what}: must have an array {name} of shape {like.shape} and dtype {dtype}")
         structure: Any = jax.tree.structure(params)
         if structure != jax.tree.structure(expected):
-            raise ConfigError(f"params: must be the {len(needed)} arrays of the networks and no more, not {structure}")
+            raise ConfigError(f"{what}: must be the {len(needed)} arrays of the networks and no more, not {structure}")
         return params
 
     def step(self, agent: Agent, obs: Any, memory: Any = ()) -> tuple[Policy, Any]:

@@ -15,9 +15,11 @@ from purejaxppo.environments import Environment, make_task
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks import Network, Recurrent
 from purejaxppo.optimizers import OPTIMIZERS, MakeOptimizer
+from purejaxppo.planning import HORIZON
 from purejaxppo.schedules import SCHEDULES, Schedule
 from purejaxppo.settings import (
     COUNT,
+    LARGE_COUNT,
     NON_NEGATIVE,
     POSITIVE,
     SWITCH,
@@ -26,6 +28,7 @@ from purejaxppo.settings import (
     Constraint,
     Number,
     Settings,
+    kind_of,
     one_of,
     optional,
     static,
@@ -53,7 +56,7 @@ class Config(Settings):
     env_params: Any = traced(None, "parameters of the environment; its defaults where none are given")
     reset_pool: int = static(0, "fresh episodes per update to restart from; 0: each step resets", WHOLE)
 
-    total_timesteps: int = static(500_000, "environment steps in all, over all environments of one agent", COUNT)
+    total_timesteps: int = static(500_000, "environment steps in all, over all environments of one agent", LARGE_COUNT)
     num_envs: int = static(4, "environments that one agent steps in parallel (N)", COUNT)
     num_steps: int = static(128, "steps of each environment per update (T)", COUNT)
     num_epochs: int = static(4, "passes over the batch per update", COUNT)
@@ -117,6 +120,10 @@ class Config(Settings):
     def _check_environment(self) -> None:
         """Refuse options that the environment cannot have."""
         task = make_task(self.env)
+        horizon = getattr(self.env_params, "max_steps_in_episode", 1)
+        is_fine = isinstance(horizon, Tracer) or np.all(HORIZON.test(np.asarray(horizon)))
+        if not is_fine and environments.is_tabular(task.env):
+            raise ConfigError.of("env_params.max_steps_in_episode", horizon, HORIZON.text)
         if self.exact_return and not environments.is_tabular(task.env):
             raise ConfigError.of("exact_return", True, f"False: no model is known of env={self.env!r}")
         if self.normalize_obs and task.num_observations is not None:
@@ -147,14 +154,14 @@ class Config(Settings):
         """Refuse sizes that do not fit together."""
         if self.batch_size >= 2**31:
             raise ConfigError.of("num_envs", self.num_envs, f"below 2**31 / num_steps = {2**31 // self.num_steps}")
-        if self.num_updates >= 2**31:
-            allowed = f"below 2**31 updates of num_envs * num_steps = {self.batch_size}"
-            raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
         if self.batch_size % self.num_minibatches:
             allowed = f"a divisor of num_envs * num_steps = {self.batch_size}"
             raise ConfigError.of("num_minibatches", self.num_minibatches, allowed)
         if self.total_timesteps < self.batch_size:
             allowed = f"at least num_envs * num_steps = {self.batch_size}, one update"
+            raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
+        if self.num_updates >= 2**31:
+            allowed = f"below 2**31 updates of num_envs * num_steps = {self.batch_size}, {2**31 * self.batch_size}"
             raise ConfigError.of("total_timesteps", self.total_timesteps, allowed)
 
     @property
@@ -173,14 +180,23 @@ class Config(Settings):
         return self.total_timesteps // self.batch_size
 
 
+def check_type(config: Any) -> None:
+    """Refuse what is no configuration.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(config, Config):
+        raise ConfigError(f"config: must be a Config, not {kind_of(config)}")
+
+
 def check_config(config: Any) -> None:
     """Refuse what is not one configuration, and a setting of JAX's with which nothing can be trained.
 
     Raises:
         ConfigError: it is none, a traced field holds many numbers, or `jax_debug_nans` is set.
     """
-    if not isinstance(config, Config):
-        raise ConfigError(f"config: must be a Config, not {type(config).__name__}")
+    check_type(config)
     numbers = [f.name for f in dataclasses.fields(config) if not f.metadata["static"] and f.name != "env_params"]
     for name in numbers:
         shape = np.shape(getattr(config, name))

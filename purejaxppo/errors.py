@@ -5,8 +5,21 @@ import re
 from typing import Any, Self
 
 
+def printable(text: str) -> str:
+    r"""A text with `\x1b` and the like in place of what a terminal obeys or cannot show; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def in_one_line(text: str) -> str:
+    """A printable text of a single line: an array's `repr`, or another package's message, has many."""
+    return printable(re.sub(r"\s*\n\s*", " ", text.strip()))
+
+
 class PurejaxppoError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose; its message is one printable line."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(in_one_line(message))
 
 
 class ConfigError(PurejaxppoError, ValueError):
@@ -15,8 +28,7 @@ class ConfigError(PurejaxppoError, ValueError):
     @classmethod
     def of(cls, field: str, value: Any, allowed: str) -> Self:
         """The error for one field."""
-        in_one_line = re.sub(r"\n\s*", " ", repr(value))  # an array has many
-        return cls(f"{field}={in_one_line}: must be {allowed}")
+        return cls(f"{field}={value!r}: must be {allowed}")
 
 
 class RunError(PurejaxppoError, OSError):

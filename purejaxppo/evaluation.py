@@ -15,7 +15,7 @@ from purejaxppo.environments import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
 from purejaxppo.numerics import add
-from purejaxppo.ppo import TrainState, bind
+from purejaxppo.ppo import TrainState, bind, bind_to
 from purejaxppo.settings import COUNT, check_static
 from purejaxppo.usable import usable
 
@@ -23,7 +23,6 @@ from purejaxppo.usable import usable
 # keys, which is folding in small numbers.
 EVALUATION = 0x6576616C
 MAX_STEPS = 100_000  # of an episode that is played to evaluate
-STEPS = COUNT._replace(text="an integer in [1, 2147483647]", test=lambda x: (x >= 1) & (x < 2**31))
 
 
 class Evaluation(NamedTuple):
@@ -63,10 +62,9 @@ def evaluate(
             state is of many agents.
     """
     num_episodes = check_static("num_episodes", num_episodes, COUNT)
-    max_steps = check_static("max_steps", max_steps, STEPS)
+    max_steps = check_static("max_steps", max_steps, COUNT)
     check_key(key)
-    check_single(state)
-    networks = bind(config)
+    networks = bind_to(config, state)
     task = networks.task
     act = networks.act(state.agent, table=networks.can_tabulate)
     uniforms = (num_episodes, *task.event_shape)
@@ -143,8 +141,7 @@ def optimality(config: Config, state: TrainState, *, greedy: bool = True) -> Opt
     Raises:
         ConfigError: the environment's model is not known, see `environments.tabulate`, or the state is of many agents.
     """
-    check_single(state)
-    networks = bind(config)
+    networks = bind_to(config, state)
     model, horizon = networks.task.tabular_model(), networks.task.horizon
     policy, value = networks.in_model(state.agent, model)
     mode = jnp.argmax(policy, axis=-1)
@@ -181,8 +178,7 @@ def act(config: Config, state: TrainState, obs: Any, memory: Any = None, key: Ar
         ConfigError: the shape of `obs` does not end in that of the environment's observations, or the state is of many
             agents.
     """
-    check_single(state)
-    networks = bind(config)
+    networks = bind_to(config, state)
     task, leading = networks.task, _leading(networks.task, obs)
     if key is not None:
         check_key(key)
@@ -197,18 +193,6 @@ def act(config: Config, state: TrainState, obs: Any, memory: Any = None, key: Ar
     return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), (action, new_memory))
 
 
-def check_single(state: TrainState) -> None:
-    """Refuse the states of many agents where one is meant.
-
-    Raises:
-        ConfigError: the state has a leading axis.
-    """
-    if state.num_updates.ndim:
-        one = "jax.tree.map(lambda leaf: leaf[0], state)"
-        shape = list(state.num_updates.shape)
-        raise ConfigError(f"state: must be of one agent, not of {shape}; {one} is the first, jax.vmap maps over all")
-
-
 def _leading(task: Task, obs: Any) -> tuple[int, ...]:
     """The axes of observations before those of a single one.
 
@@ -219,6 +203,12 @@ def _leading(task: Task, obs: Any) -> tuple[int, ...]:
     expected: Any = jax.tree.structure(spec)
     if jax.tree.structure(obs) != expected:
         raise ConfigError(f"obs: must be structured like {jax.tree.map(lambda leaf: leaf.shape, spec)}")
+    emitted, _ = jax.eval_shape(task.env.reset, jax.random.key(0), task.params)  # in its own dtypes
+    for leaf, own in zip(jax.tree.leaves(obs), jax.tree.leaves(emitted), strict=True):
+        if jnp.issubdtype(own.dtype, jnp.integer) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ConfigError(
+                f"obs: has dtype {jnp.result_type(leaf)}; must be integers, as the environment gives them"
+            )
     found = set()
     for leaf, one in zip(jax.tree.leaves(obs), jax.tree.leaves(spec), strict=True):
         shape = jnp.shape(leaf)

@@ -5,6 +5,7 @@ PPO's critic estimates, since a time limit does not end its sum. A *return* is n
 limit (the `horizon`): it is what the mean return of episodes estimates.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,11 +15,14 @@ import numpy as np
 from jax import Array
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.settings import COUNT, UNIT_INTERVAL, Constraint, Number, check_traced
+from purejaxppo.settings import UNIT_INTERVAL, Constraint, Number, check_traced, kind_of
 
 TOLERANCE = 2e-7  # change of a value, relative to the largest, that is taken for none in float32
 MAX_SWEEPS = 20_000
 SOLVED_DENSELY = 512  # states up to which a policy is evaluated by products of [S, S] matrices
+HORIZON = Constraint(
+    "an integer in [1, 2**20], as planning goes over every step", lambda x: (x >= 1) & (x <= 2**20), number=int
+)
 TIED = 1e-4  # actions whose values differ by less, relative to the largest value, are equally good
 
 
@@ -98,14 +102,14 @@ def expected_return(model: TabularModel, policy: Array, horizon: int | Array) ->
     Args:
         model: `S` states, `A` actions, `K` outcomes.
         policy: `[S, A]`, the probability of each action, at all times the same; 0 where it is masked.
-        horizon: steps after which an episode is cut short, at least 1.
+        horizon: steps after which an episode is cut short, from 1 to 2^20.
 
     Raises:
         ConfigError: the model, the policy or the horizon is malformed. Tracers are not checked.
     """
     _check_model(model)
     _check_policy(model, policy)
-    return _expected_return(model, policy, _checked("horizon", horizon, COUNT))
+    return _expected_return(model, policy, _checked("horizon", horizon, HORIZON))
 
 
 def optimal_return(model: TabularModel, horizon: int | Array) -> Array:
@@ -118,7 +122,7 @@ def optimal_return(model: TabularModel, horizon: int | Array) -> Array:
         ConfigError: the model or the horizon is malformed. Tracers are not checked.
     """
     _check_model(model)
-    return _optimal_return(model, _checked("horizon", horizon, COUNT))
+    return _optimal_return(model, _checked("horizon", horizon, HORIZON))
 
 
 def reachable(model: TabularModel) -> Array:
@@ -196,17 +200,31 @@ def _sum_of_episode(model: TabularModel, policy: Array, horizon: Array, gain: Ar
     goes_on = jnp.where(model.terminated, 0.0, probability)
     per_step = jnp.sum(probability * gain, axis=(1, 2))
 
-    def one_step_more(_: Any, total: Array) -> Array:
+    def one_step_more(total: Array) -> Array:
         return per_step + jnp.sum(goes_on * total[model.next_state], axis=(1, 2))
 
-    return jnp.sum(model.start * jax.lax.fori_loop(0, horizon, one_step_more, jnp.zeros_like(per_step)))
+    return jnp.sum(model.start * _repeated(one_step_more, jnp.zeros_like(per_step), horizon))
 
 
 @jax.jit
 def _optimal_return(model: TabularModel, horizon: Array) -> Array:
     zeros = jnp.zeros(model.start.shape)
-    best = jax.lax.fori_loop(0, horizon, lambda _, value: _best(model, _action_values(model, value, 1.0)), zeros)
+    best = _repeated(lambda value: _best(model, _action_values(model, value, 1.0)), zeros, horizon)
     return jnp.sum(model.start * best)
+
+
+def _repeated(sweep: Callable[[Array], Array], value: Array, count: Array) -> Array:
+    """What `count` sweeps make of a value; one that leaves it as it is to the bit is the last, as more would too."""
+
+    def changes(carry: tuple[Array, Array, Array]) -> Array:
+        num_sweeps, before, value = carry
+        return (num_sweeps < count) & ((num_sweeps == 0) | jnp.any(value != before))
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        num_sweeps, _, value = carry
+        return num_sweeps + 1, value, sweep(value)
+
+    return jax.lax.while_loop(changes, step, (jnp.array(0), value, value))[2]
 
 
 @jax.jit
@@ -234,6 +252,8 @@ def _check_model(model: TabularModel) -> None:
     Raises:
         ConfigError: with the field, what is wrong, and what is allowed.
     """
+    if not isinstance(model, TabularModel):
+        raise ConfigError(f"model: must be a TabularModel, not {kind_of(model)}")
     shape = np.shape(model.next_state)
     if len(shape) != 3 or 0 in shape:
         raise ConfigError(f"model.next_state: has shape {shape}; must be [S, A, K], none of them 0")

@@ -12,14 +12,16 @@ from purejaxppo._jit import jit
 from purejaxppo.acting import Runner, Transition, rollout, start
 from purejaxppo.actor_critic import ActorCritic, Agent, trained
 from purejaxppo.advantages import ADVANTAGES, expected_reward
-from purejaxppo.config import Config, check_config
+from purejaxppo.config import Config, check_config, check_type
 from purejaxppo.environments import make_task
+from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
 from purejaxppo.learning import Metrics, minimize
 from purejaxppo.losses import Batch, explained_variance, normalize_weight, ppo_loss, standardize
 from purejaxppo.normalizers import Moments, init_moments, init_reward_scale, scale_rewards, update_moments
 from purejaxppo.optimizers import clipped
 from purejaxppo.schedules import scheduled
+from purejaxppo.settings import kind_of
 from purejaxppo.shuffling import random_permutation
 from purejaxppo.usable import usable
 
@@ -128,7 +130,11 @@ def update(config: Config, state: TrainState, *, objective: Objective | None = N
 
     Returns:
         `(state, metrics)`, the metrics of `train` as scalars.
+
+    Raises:
+        ConfigError: the state is not of one agent, or of another configuration.
     """
+    bind_to(config, state)
     key_rollout, key_learn, key = jax.random.split(state.key, 3)
     state, transitions, batch = collect(config, state, key_rollout)
     state, metrics = learn(config, state, batch, key_learn, objective=objective or ppo_objective)
@@ -253,9 +259,40 @@ def ppo_objective(
 
 
 def bind(config: Config) -> ActorCritic:
-    """The networks of a configuration, in its task."""
+    """The networks of a configuration, in its task.
+
+    Raises:
+        ConfigError: it is no configuration.
+    """
+    check_type(config)
     task = make_task(config.env, config.env_params, fills=not config.normalize_obs)  # normalising fills by itself
     return ActorCritic(task, config.network, config.normalize_obs)
+
+
+def bind_to(config: Config, state: TrainState) -> ActorCritic:
+    """The networks of a configuration, to be used with one agent's state.
+
+    Raises:
+        ConfigError: the state is not of one agent, or of another configuration.
+    """
+    networks = bind(config)
+    check_single(state)
+    networks.check_agent(state.agent)
+    return networks
+
+
+def check_single(state: TrainState) -> None:
+    """Refuse the states of many agents where one is meant, and what is no state.
+
+    Raises:
+        ConfigError: it is none, or has a leading axis.
+    """
+    if not (hasattr(state, "agent") and hasattr(state, "num_updates")):
+        raise ConfigError(f"state: must be a TrainState, as train gives it, not {kind_of(state)}")
+    if state.num_updates.ndim:
+        one = "jax.tree.map(lambda leaf: leaf[0], state)"
+        shape = list(state.num_updates.shape)
+        raise ConfigError(f"state: must be of one agent, not of {shape}; {one} is the first, jax.vmap maps over all")
 
 
 def rates_at(config: Config, num_updates: Array) -> Rates:

@@ -33,9 +33,19 @@ NON_NEGATIVE = Constraint("a finite number >= 0", lambda x: x >= 0)
 UNIT_INTERVAL = Constraint("a number in [0, 1]", lambda x: (x >= 0) & (x <= 1))
 FINITE = Constraint("a finite number", lambda x: x == x)
 FLOAT32_MAX, INT64_MAX = float(np.finfo(np.float32).max), int(np.iinfo(np.int64).max)
-WHOLE = Constraint("an integer >= 0", lambda x: x >= 0, number=int)
-COUNT = Constraint("an integer >= 1", lambda x: x >= 1, number=int)
+# JAX counts in int32.
+WHOLE = Constraint("an integer >= 0 and < 2**31", lambda x: (x >= 0) & (x < 2**31), number=int)
+COUNT = Constraint("an integer >= 1 and < 2**31", lambda x: (x >= 1) & (x < 2**31), number=int)
+SMALL_COUNT = Constraint(  # of what stands side by side in memory
+    "an integer >= 1 and <= 2**24", lambda x: (x >= 1) & (x <= 2**24), number=int
+)
+LARGE_COUNT = Constraint("an integer >= 1", lambda x: x >= 1, number=int)  # of the host
 SWITCH = Constraint("True or False", lambda x: isinstance(x, bool | np.bool_), number=None)
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in a word, for an error."""
+    return "an array" if isinstance(value, jax.core.Tracer) else type(value).__name__
 
 
 def one_of(*choices: str, or_else: str | None = None) -> Constraint:
@@ -77,7 +87,7 @@ class Settings:
     """
 
     def __init_subclass__(cls) -> None:
-        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
         _register(cls)
 
     def __new__(cls, *args: Any, **values: Any) -> Self:
@@ -95,6 +105,17 @@ class Settings:
                 check = check_static if field.metadata["static"] else check_traced
                 value = check(field.name, getattr(self, field.name), field.metadata["allowed"])
                 object.__setattr__(self, field.name, value)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        (static, leaves, structure), (its_static, its_leaves, its_structure) = _parts(self), _parts(other)
+        is_like = static == its_static and structure == its_structure
+        return is_like and all(map(_is_equal, leaves, its_leaves))
+
+    def __hash__(self) -> int:
+        static, leaves, _ = _parts(self)
+        return hash((static, *(tuple(np.ravel(leaf).tolist()) for leaf in leaves)))
 
     def check_unchanged(self) -> None:
         """Refuse objects that were changed where they are; asked whenever the settings go into a program."""
@@ -155,6 +176,20 @@ def _as_number(value: Any) -> Any:
     if isinstance(value, np.ndarray | jax.Array) and not jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
         value = value.item() if value.ndim == 0 else None
     return value if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
+
+
+def _parts(settings: Any) -> tuple[tuple[Any, ...], list[Any], Any]:
+    """The values of static fields, and the leaves and the structure of those of traced fields."""
+    values: dict[bool, list[Any]] = {True: [], False: []}
+    for field in _fields(type(settings)):
+        values[field.metadata["static"]].append(getattr(settings, field.name))
+    leaves, structure = jax.tree.flatten(values[False])
+    return tuple(values[True]), leaves, structure
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    """Whether two leaves, which may be arrays, are equal."""
+    return a is b or bool(np.array_equal(a, b))
 
 
 def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:

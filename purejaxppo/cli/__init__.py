@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import tyro
 
+from purejaxppo import _starting
 from purejaxppo.cli import describe, envs, evaluate, plot, render, report, resume, sweep, train
-from purejaxppo.errors import ConfigError, PurejaxppoError
+from purejaxppo.errors import ConfigError, PurejaxppoError, in_one_line
 
 # A command is a module with `flags(argv)`, the type of its flags as tyro reads it, and `main(flags)`.
 COMMANDS: dict[str, Any] = {
@@ -48,27 +49,56 @@ class Command(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 2 for what cannot be used, 130 after Ctrl-C, 143 after SIGTERM."""
+    _starting.end()
     if argv is None:
         _print_what_can_be_printed()
     try:
-        command = parse(sys.argv[1:] if argv is None else list(argv))
-        _keep_compiled_programs()
-        command.module.main(command.flags)
+        _run(sys.argv[1:] if argv is None else list(argv))
     except PurejaxppoError as error:
-        print(f"purejaxppo: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
     except KeyboardInterrupt as interrupt:
-        print(f"purejaxppo: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        status = SIGNALLED + getattr(interrupt, "signum", signal.SIGINT)
+        status = _fail(str(interrupt) or "interrupted", SIGNALLED + getattr(interrupt, "signum", signal.SIGINT))
         if argv is None:
             _exit_at_once(status)
         return status
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except OSError as error:
+        if argv is None:
+            _discard_output()
+        if isinstance(error, BrokenPipeError):  # whoever read has enough
+            return 1
+        return _fail(f"{error.filename or 'output'}: cannot be written to ({error.strerror or error})")
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        problem = _what_is_lacking(error)
+        if problem is None:
             raise
-        print(f"purejaxppo: out of memory ({str(error).splitlines()[0]})", file=sys.stderr)
-        return 2
+        return _fail(problem)
     return 0
+
+
+def _run(argv: list[str]) -> None:
+    """Run a command; what it has printed is out when it returns, as nobody would hear of an error later."""
+    try:
+        command = parse(argv)
+        _keep_compiled_programs()
+        command.module.main(command.flags)
+    finally:
+        sys.stdout.flush()
+
+
+def _fail(problem: str, status: int = _starting.UNUSABLE) -> int:
+    """Print what went wrong, in one line; returns the exit status."""
+    print(f"{_starting.NAME}: {in_one_line(problem)}", file=sys.stderr)
+    return status
+
+
+def _what_is_lacking(error: Exception) -> str | None:
+    """Say what the machine has not, memory or a device; None for any other error."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    if "Unable to initialize backend" in line:
+        return f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}: {line}"
+    if isinstance(error, MemoryError | OverflowError) or re.search("RESOURCE_EXHAUSTED|out of memory", line, re.I):
+        return f"out of memory ({line})"
+    return None
 
 
 def parse(argv: list[str]) -> Command:
@@ -88,8 +118,6 @@ def parse(argv: list[str]) -> Command:
             return Command(
                 COMMANDS.get(argv[0] if argv else ""), app.cli(prog="purejaxppo", description=HELP, args=argv)
             )
-    except OSError as error:  # completions cannot be written
-        raise ConfigError(f"{error.filename}: cannot be written to ({error.strerror})") from None
     except SystemExit as stop:
         if not stop.code:  # help, or a shell's completions
             raise
@@ -97,10 +125,18 @@ def parse(argv: list[str]) -> Command:
 
 
 def _print_what_can_be_printed() -> None:
-    """Where there is no UTF-8, question marks stand for arrows, rather than that the command fails."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    """Where there is no UTF-8, question marks stand for arrows, and a closed stream is one to nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _discard_output() -> None:
+    """Write to nowhere what is left to be printed, rather than that Python fails to when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_at_once(status: int) -> None:
@@ -127,7 +163,17 @@ def _one_line(message: str) -> str:
 
 def _keep_compiled_programs() -> None:
     """Switch JAX's persistent compilation cache on, unless the user has decided otherwise."""
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "purejaxppo"))
+    place = _cache_directory()
+    if place is not None and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _cache_directory() -> Path | None:
+    """Make ours in the user's cache directory; None where nothing can be kept."""
+    try:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _starting.NAME
+        place.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # it cannot be made, or the user has no home
+        return None
+    return place if os.access(place, os.W_OK | os.X_OK) else None

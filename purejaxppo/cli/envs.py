@@ -24,7 +24,7 @@ def main(flags: Any) -> None:
     console = output.console()
     for package, group in groupby(catalogue.read().values(), key=lambda entry: entry.package):
         entries = list(group)
-        needs = f", pip install 'purejaxppo\\[{package}]'" if package in SUITES else ""
+        needs = f", pip install 'purejaxppo[{package}]'" if package in SUITES else ""
         console.print(f"{package} {entries[0].version}{needs}")
         width, seen = (max(len(entry[i]) for entry in entries) for i in (0, 1))
         for entry in entries:

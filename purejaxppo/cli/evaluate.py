@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from rich.text import Text
 
 from purejaxppo.cli import output, runs, summary
 from purejaxppo.cli.flags import SEED, flag, flags_type
@@ -33,7 +34,8 @@ def main(flags: Any) -> None:
     config, keys, state = runs.read(flags)
     console = output.console()
     done = int(state.num_updates[0])
-    console.print(f"[bold]{output.agents(len(keys))}[/bold] after {done:,} of {config.num_updates:,} updates")
+    agents = output.agents(len(keys)), "bold"
+    console.print(Text.assemble(agents, f" after {done:,} of {config.num_updates:,} updates"))
     scores = summary.score(config, state, jax.random.key(seed), num_episodes)
     for name in ("greedy", "sampled"):
         console.print(f"{name:<18} {summary.spread(scores[f'{name}_return'])}")

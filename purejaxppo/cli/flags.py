@@ -1,5 +1,6 @@
 """The flags that commands share: a configuration, and how many agents are trained from which seed."""
 
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 from jax import Array
+from tyro.constructors import PrimitiveConstructorSpec
 
 from purejaxppo import presets
 from purejaxppo.config import Config
@@ -16,7 +18,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.import_paths import is_path
 from purejaxppo.overrides import override
 from purejaxppo.presets import preset
-from purejaxppo.settings import COUNT, Constraint, Settings, static
+from purejaxppo.settings import SMALL_COUNT, Constraint, Settings, static
 from purejaxppo.tables import NOT_FIELDS, TYPES, to_objects
 
 DEFAULT_PRESET = "treasure"
@@ -30,10 +32,38 @@ WITHIN = "__"  # in the name of a flag of a field within a field, where one sees
 Flag = tuple[str, Any, Any]
 
 
+def _whole_number(texts: list[str]) -> Any:
+    """A whole number, also as 1e6; any other number as it is, for the field to refuse in its own words."""
+    with contextlib.suppress(ValueError):
+        return int(texts[0])
+    try:
+        number = float(texts[0])
+    except ValueError:
+        raise ValueError(f"{texts[0]!r} is not a whole number") from None
+    return int(number) if number.is_integer() else number
+
+
+WHOLE_NUMBER: Any = Annotated[
+    int,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=_whole_number,
+        is_instance=lambda x: isinstance(x, int),
+        str_from_instance=lambda x: [str(x)],
+    ),
+]
+AS_FLAGS: dict[Any, Any] = {
+    int: WHOLE_NUMBER,
+    int | None: WHOLE_NUMBER | None,
+    tuple[int, ...]: tuple[WHOLE_NUMBER, ...],
+}
+
+
 class Seeds(Settings):
     """How many agents are trained, and from which seed."""
 
-    num_seeds: int = static(1, "agents trained at once, each from its own seed", COUNT)
+    num_seeds: int = static(1, "agents trained at once, each from its own seed", SMALL_COUNT)
     seed: int = static(0, "seed from which the agents' keys are split; not jax.random.key(seed) itself", SEED)
 
     @property
@@ -52,6 +82,7 @@ def flags_type(help: str, flags: Sequence[Flag]) -> type:
 def flag(name: str, kind: Any, default: Any, text: str) -> Flag:
     """A flag with its default; that of a field within a field is spelt with a dot, `--network.hidden-sizes`."""
     spelt = name.replace(WITHIN, ".").replace("_", "-") if WITHIN in name else None
+    kind = AS_FLAGS.get(kind, kind)
     return name, Annotated[kind, tyro.conf.arg(name=spelt, help=text)], dataclasses.field(default=default)
 
 

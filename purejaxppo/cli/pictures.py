@@ -15,6 +15,7 @@ from purejaxppo.errors import ConfigError
 from purejaxppo.experiment.reports.report import returns_of
 from purejaxppo.experiment.runs import files
 from purejaxppo.ppo import TrainState, bind
+from purejaxppo.user_files import to_path
 
 DRAWING = 0x706963  # folded into the first agent's key, for random numbers that nothing else draws
 
@@ -25,7 +26,7 @@ def new_directory(path: Path, flag: str) -> Path:
     Raises:
         ConfigError: it cannot be made or written to, or already holds something: nothing is overwritten.
     """
-    with files.as_run_error(f"{flag}={str(path)!r}"):
+    with files.as_run_error(f"{flag}={str(to_path(flag, path))!r}"):
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise ConfigError(f"{flag}={str(path)!r}: must be a new or empty directory; nothing is overwritten")

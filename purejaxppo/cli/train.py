@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.text import Text
 
+from purejaxppo._jit import compile
 from purejaxppo.cli import output, pictures, runs
 from purejaxppo.cli.flags import Seeds, config_flags, flag, flags_type, settings_flags, to_config, to_settings
 from purejaxppo.cli.runs import Result
@@ -15,6 +17,7 @@ from purejaxppo.config import Config
 from purejaxppo.costs import describe
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment import RunOptions, run
+from purejaxppo.experiment.runs.devices import available_bytes, needed_bytes
 from purejaxppo.experiment.runs.run import check_free
 from purejaxppo.ppo import train
 
@@ -54,7 +57,7 @@ def main(flags: Any) -> None:
     plot = None if flags.plot is None else pictures.new_directory(flags.plot, "plot")
     console = output.console(quiet=flags.silent)
     agents, device = output.agents(seeds.num_seeds), jax.devices()[0].platform
-    console.print(f"[bold]{agents}[/bold] from seed {seeds.seed}, on {device}, each:")
+    console.print(Text.assemble((agents, "bold"), f" from seed {seeds.seed}, on {device}, each:"))
     console.print(describe(config))
     result = train_at_once(config, seeds) if begin is None else runs.finish(begin, config, seeds.keys, flags)
     scores = runs.show(result, console)
@@ -67,10 +70,17 @@ def main(flags: Any) -> None:
 
 
 def train_at_once(config: Config, seeds: Seeds) -> Result:
-    """Compile and train every seed in one program; compiling and running are timed apart."""
+    """Compile and train every seed in one program; compiling and running are timed apart.
+
+    Raises:
+        ConfigError: it does not fit into the memory.
+    """
     keys = seeds.keys
     started = time.perf_counter()
-    program = jax.jit(jax.vmap(train, in_axes=(None, 0))).lower(config, keys).compile()
+    program = compile(jax.jit(jax.vmap(train, in_axes=(None, 0))), config, keys)
+    needed, free = needed_bytes(program), available_bytes()
+    if needed > free:  # the system may end a process that takes more, without a word
+        raise ConfigError(f"num_seeds={seeds.num_seeds}: needs {needed:,} bytes of memory, but {free:,} are free")
     compiled = time.perf_counter()
     state, metrics = jax.block_until_ready(program(config, keys))
     seconds = time.perf_counter() - compiled

@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 
+ENVIRONMENT = "an id, the path of a map (*.txt), or a hashable environment with gymnax's interface"
+
 # Our environments by id; all others are gymnax's.
 OURS: dict[str, Callable[[], Any]] = {
     **{f"GridWorld-{name}": functools.partial(GridWorld, name) for name in maps.names()},
@@ -72,16 +74,30 @@ def resolve(env: Any) -> Any:
 
 
 def make(env: Any) -> Any:
-    """The environment of an id, always the same object for the same id; an environment object is returned as it is."""
-    return _make(env) if isinstance(env, str) else env
+    """The environment of an id, always the same object for the same id; an environment object is returned as it is.
+
+    Raises:
+        ConfigError: it is neither, or the environment of that id cannot be made.
+    """
+    env = resolve(env)
+    if isinstance(env, str):
+        return _make(env)
+    if not hasattr(env, "step"):
+        raise ConfigError.of("env", env, ENVIRONMENT)
+    return env
 
 
 @functools.cache
 def _make(env_id: str) -> Any:
     # gymnax environments hash by identity: a fresh one for each call would compile each time.
-    if env_id in OURS:
-        return OURS[env_id]()
-    return gymnax.make(env_id)[0] if env_id in gymnax.registered_envs else adapters.make(env_id)
+    try:
+        if env_id in OURS:
+            return OURS[env_id]()
+        return gymnax.make(env_id)[0] if env_id in gymnax.registered_envs else adapters.make(env_id)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its author's code raises, where its data are missing for instance
+        raise ConfigError(f"env={env_id!r}: cannot be made ({type(error).__name__}: {error})") from None
 
 
 def make_task(env: Any, params: Any = None, *, fills: bool = True) -> Task:
@@ -142,8 +158,7 @@ def check_supported(env: Any, env_params: Any) -> None:
         default_params = env.default_params
         action_space, obs_space = env.action_space(default_params), env.observation_space(default_params)
     except (TypeError, AttributeError, NotImplementedError) as error:
-        allowed = "an id, the path of a map (*.txt), or a hashable environment with gymnax's interface"
-        raise ConfigError(f"env={env!r}: must be {allowed} ({error!r})") from None
+        raise ConfigError(f"env={env!r}: must be {ENVIRONMENT} ({error!r})") from None
     name = name_of(env)
     if not isinstance(action_space, Discrete | MultiDiscrete | Box):
         raise ConfigError(f"env={name!r}: must have Discrete, MultiDiscrete or Box actions, but has {action_space}")
@@ -153,10 +168,29 @@ def check_supported(env: Any, env_params: Any) -> None:
     if env_params is not None and jax.tree.structure(env_params) != expected:
         allowed = f"None, or parameters of {name} ({type(default_params).__name__})"
         raise ConfigError.of("env_params", env_params, allowed)
+    _check_magnitudes(env_params)
     if env_params is not None and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(env_params)):
         for row in _first_and_last(env_params, default_params):
             _check_form("action_space", env, row, action_space)
             _check_form("observation_space", env, row, obs_space)
+
+
+def _check_magnitudes(params: Any) -> None:
+    """Refuse numbers that JAX could not hold, in 32 bits unless it has been told to take 64.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, int | float | np.ndarray | np.generic):
+            continue  # of JAX, which holds it
+        value = np.asarray(leaf)
+        kept = np.dtype(jax.dtypes.canonicalize_dtype(value.dtype if value.dtype != object else np.int64))
+        if kept.kind in "iuf":
+            most = (np.finfo if kept.kind == "f" else np.iinfo)(kept).max
+            if np.any(np.isfinite(value.astype(float)) & (np.abs(value) > most)):
+                allowed = f"at most {most:.4g}, which is what fits into {kept}"
+                raise ConfigError.of(f"env_params{jax.tree_util.keystr(path)}", leaf, allowed)
 
 
 def _first_and_last(params: Any, default: Any) -> list[Any]:

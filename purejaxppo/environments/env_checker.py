@@ -17,6 +17,7 @@ from purejaxppo.environments.base import check_unchanged
 from purejaxppo.environments.task import Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import is_key
+from purejaxppo.settings import COUNT, check_static
 from purejaxppo.usable import are_usable
 
 SEED = 0
@@ -36,7 +37,13 @@ def check_env(env: Any, env_params: Any = None, *, num_steps: int = 200) -> list
 
     Returns:
         One sentence for each problem; none if all is well.
+
+    Raises:
+        ConfigError: it is no environment, or `num_steps` is not a positive integer.
     """
+    if not hasattr(env, "step"):
+        raise ConfigError.of("env", env, "an environment with gymnax's interface")
+    num_steps = check_static("num_steps", num_steps, COUNT)
     try:
         params = env.default_params if env_params is None else env_params
         check_unchanged(env)
@@ -58,6 +65,10 @@ def _of_interface(env: Any, params: Any) -> Iterator[str]:
         hash(env)
     except TypeError:
         yield "it is not hashable, and so cannot be part of a compiled program: make it a frozen dataclass"
+    expected: Any = jax.tree.structure(env.default_params)
+    if jax.tree.structure(params) != expected:
+        yield f"env_params must be like its default_params, {env.default_params!r}"
+        return
     action_space, obs_space = env.action_space(params), env.observation_space(params)
     if not isinstance(action_space, spaces.Discrete | spaces.Box | spaces.MultiDiscrete):
         yield f"action_space is {action_space!r}: it must be Discrete, MultiDiscrete or Box"

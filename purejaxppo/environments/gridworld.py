@@ -15,7 +15,7 @@ from purejaxppo.environments import maps
 from purejaxppo.environments.base import Environment
 from purejaxppo.errors import ConfigError
 from purejaxppo.planning import TabularModel
-from purejaxppo.settings import COUNT, FINITE, UNIT_INTERVAL, Number, Settings, traced
+from purejaxppo.settings import COUNT, FINITE, SWITCH, UNIT_INTERVAL, Number, Settings, check_static, traced
 
 TURNS = (0, 1, len(maps.ACTIONS) - 1)  # how the wind turns a move: not at all, to its right, to its left
 
@@ -70,6 +70,7 @@ class GridWorld(Environment):
     def __post_init__(self) -> None:
         if not isinstance(self.layout, str | Path):
             raise ConfigError.of("layout", self.layout, "the name of a map, a path, or text")
+        check_static("mask_blocked", self.mask_blocked, SWITCH)
         if self.features_as not in ("one-hot", "coordinates"):
             raise ConfigError.of("features_as", self.features_as, "one of 'one-hot', 'coordinates'")
         object.__setattr__(self, "layout", maps.read(self.layout))

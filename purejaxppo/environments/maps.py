@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from purejaxppo.errors import ConfigError, unknown_name
+from purejaxppo.user_files import plain_lines, read_text, to_path
 
 WALL, FLOOR, START, LOTS_OF_MONEY, MONEY, DRAGON = SYMBOLS = "#.SMmD"
 GOALS = LOTS_OF_MONEY + MONEY
@@ -40,26 +41,26 @@ def names() -> list[str]:
 
 def is_path(layout: str | Path) -> bool:
     """Whether it is a file's path, rather than a shipped map's name or a map's text."""
-    is_text = isinstance(layout, str) and ("\n" in layout or not set(layout) - set(SYMBOLS))
+    is_text = isinstance(layout, str) and bool(set("\n\r") & set(layout) or not set(layout) - set(SYMBOLS))
     return not (is_text or layout in names())
 
 
 def read(layout: str | Path) -> str:
-    """The text of a map given by the name of a shipped one, as a file's path, or as text.
+    """The text of a map given by a shipped one's name, a file's path, or as text; without blank lines around it.
 
     Raises:
         ConfigError: there is no such map, or the file cannot be read.
     """
-    if layout in names():
-        return (resources.files("purejaxppo.environments") / "shipped_maps" / f"{layout}.txt").read_text().rstrip("\n")
-    if isinstance(layout, str) and not is_path(layout):
-        return layout.rstrip("\n")
-    try:
-        return Path(layout).read_text().rstrip("\n")
-    except FileNotFoundError:
-        raise unknown_name("layout or file", str(layout), names()) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"layout={str(layout)!r}: cannot be read as text ({error})") from None
+    if isinstance(layout, str) and layout in names():
+        text = (resources.files("purejaxppo.environments") / "shipped_maps" / f"{layout}.txt").read_text()
+    elif isinstance(layout, str) and not is_path(layout):
+        text = plain_lines(layout)
+    else:
+        try:
+            text = read_text("layout", to_path("layout", layout))
+        except FileNotFoundError:
+            raise unknown_name("layout or file", str(layout), names()) from None
+    return text.strip("\n")
 
 
 @functools.cache

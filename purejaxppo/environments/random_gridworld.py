@@ -13,7 +13,7 @@ from purejaxppo.environments.base import Environment
 from purejaxppo.environments.gridworld import blown
 from purejaxppo.environments.maps import ACTIONS, MOVES
 from purejaxppo.errors import ConfigError
-from purejaxppo.settings import COUNT, FINITE, UNIT_INTERVAL, Number, Settings, check_static, traced
+from purejaxppo.settings import COUNT, FINITE, SWITCH, UNIT_INTERVAL, Number, Settings, check_static, traced
 
 
 class RandomGridWorldParams(Settings):
@@ -67,6 +67,7 @@ class RandomGridWorld(Environment):
     def __post_init__(self) -> None:
         for field in ("height", "width"):
             object.__setattr__(self, field, check_static(field, getattr(self, field), COUNT))
+        check_static("mask_blocked", self.mask_blocked, SWITCH)
         if self.features_as not in ("egocentric", "planes"):
             raise ConfigError.of("features_as", self.features_as, "one of 'egocentric', 'planes'")
         if self.height * self.width < 2:

@@ -11,12 +11,12 @@ from jax import Array
 from purejaxppo.errors import ConfigError
 from purejaxppo.networks.base import Network
 from purejaxppo.networks.layers import Dense, LayerNorm, dense
-from purejaxppo.settings import SWITCH, Constraint, one_of, static
+from purejaxppo.settings import SMALL_COUNT, SWITCH, Constraint, one_of, static
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 SIZES = Constraint(
-    "a sequence of integers >= 1",
-    lambda x: isinstance(x, tuple | list) and all(type(size) is int and size >= 1 for size in x),
+    "a sequence of integers >= 1 and <= 2**24",
+    lambda x: isinstance(x, tuple | list) and all(type(size) is int and SMALL_COUNT.test(size) for size in x),
     number=None,
 )
 

@@ -10,6 +10,7 @@ from purejaxppo.config import Config
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.overrides import override
 from purejaxppo.tables import from_table
+from purejaxppo.user_files import read_text, to_path
 
 
 def names() -> list[str]:
@@ -38,12 +39,14 @@ def _read(name: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such preset, or the file cannot be read.
     """
-    is_path = isinstance(name, Path) or name.endswith(".toml")
-    if not is_path and name not in names():
+    if name in names():
+        return tomllib.loads((_shipped() / f"{name}.toml").read_text(encoding="utf-8"))
+    if not (isinstance(name, Path) or str(name).endswith(".toml")):
         raise unknown_name("preset", name, names())
+    path = to_path("preset", name)
     try:
-        return tomllib.loads((Path(name) if is_path else _shipped() / f"{name}.toml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        return tomllib.loads(read_text("preset", path))
+    except (FileNotFoundError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"preset={str(name)!r}: cannot be read as TOML ({error})") from None
 
 

@@ -128,7 +128,10 @@ def test_a_preset_that_names_a_module_needs_the_import(my_module, tmp_path, caps
         (["--network"], "unknown network ''; known: mlp, cnn, gru"),
         (["--network", "gru", "--network.width", "4"], "--network.width"),
         (["--network", "my_module:Net", "--network.hidden-sizes", "4"], "--network.hidden-sizes"),
-        (["--network", "my_module:Net", "--network.width", "x"], "Error parsing --network.width: invalid literal"),
+        (
+            ["--network", "my_module:Net", "--network.width", "x"],
+            "Error parsing --network.width: 'x' is not a whole number",
+        ),
         (["--network", "gru", "--network.hidden-sizes", "0"], "hidden_sizes=(0,): must be a sequence of integers"),
         (["--network", "gru", "--num-envs", "6"], "num_minibatches=4: must be a divisor of num_envs = 6, as a network"),
         (["--hidden-sizes", "4"], "--hidden-sizes"),

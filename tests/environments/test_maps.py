@@ -1,5 +1,6 @@
 """Maps as text: what is refused and where, and what a map is parsed to."""
 
+import os
 import re
 
 import pytest
@@ -33,7 +34,6 @@ def random_maps(draw):
         ("..M\n..\n...", 2, 3),  # too short: where the first character is missing
         ("..M\n...\n....", 3, 4),  # too long: the first character too many
         ("..M\n...\n\n...", 3, 1),
-        ("\n..M", 2, 1),
         ("..M\n.x.\n...", 2, 2),
         ("..M\n...\n..\t", 3, 3),
         ("..M\n..s", 2, 3),
@@ -106,9 +106,13 @@ def test_different_maps_differ():
     assert len({GridWorld("S.M"), GridWorld("S.m"), GridWorld("S.M\n")}) == 2
 
 
-def test_windows_line_ends_in_a_file(tmp_path):
+@pytest.mark.parametrize("text", ["\n{}\n\n", "{}\r\n", "\r\n{}"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_any_system_and_blank_lines_around_a_map(tmp_path, text, end):
+    text = text.format(CORRIDOR.replace("\n", end))
+    assert GridWorld(text) == GridWorld(CORRIDOR)
     path = tmp_path / "map.txt"
-    path.write_bytes(CORRIDOR.replace("\n", "\r\n").encode() + b"\r\n")
+    path.write_bytes(text.encode("utf-8-sig"))  # as Notepad does
     assert GridWorld(path) == GridWorld(CORRIDOR)
 
 
@@ -127,10 +131,24 @@ def test_unreadable_files(tmp_path):
     binary = tmp_path / "binary.txt"
     binary.write_bytes(bytes(range(256)))
     for path in (binary, str(binary), tmp_path):
-        with pytest.raises(ConfigError, match="cannot be read as text"):
+        with pytest.raises(ConfigError, match=r"must be a regular file|must be text in UTF-8"):
             GridWorld(path)
     with pytest.raises(ConfigError, match="missing"):
         GridWorld(tmp_path / "missing.txt")
+    (tmp_path / "utf-16.txt").write_bytes("S.M".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"must be text in UTF-8 \(it is UTF-16\)"):
+        GridWorld(tmp_path / "utf-16.txt")
+
+
+def test_what_never_ends_or_is_too_large_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(5 * 2**30)  # sparse
+    for path, said in (("pipe.txt", "regular file"), ("large.txt", "at most"), ("/dev/zero", "regular file")):
+        with pytest.raises(ConfigError, match=f"layout=.*must be a (file of )?{said}"):
+            GridWorld(str(tmp_path / path))
+    with pytest.raises(ConfigError, match=r"layout=.*without a NUL character"):
+        GridWorld("a\0b.txt")
 
 
 def test_long_line_that_is_no_map_and_no_path_is_refused():

@@ -82,7 +82,7 @@ def test_only_what_is_on_the_same_environment_is_compared():
     result = report(mixed, **QUICK)
     assert [row.baseline for row in result.rows] == [None, None, "a", "b"]
     assert [row.environment for row in result.rows] == ["GridWorld-treasure", "CartPole-v1"] * 2
-    titles = [table.title for table in tables(result)]
+    titles = [str(table.title) for table in tables(result)]
     assert titles == ["GridWorld-treasure", "GridWorld-treasure, by seed", "CartPole-v1", "CartPole-v1, by seed"]
     assert [table.row_count for table in tables(result)] == [2, 4, 2, 4]
 

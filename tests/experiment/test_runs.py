@@ -139,7 +139,7 @@ def test_evaluations_come_evenly_and_are_of_the_agents_of_that_moment(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(0, []), (1, [8]), (2, [4, 8]), (8, [*range(1, 9)]), (10**18, [*range(1, 9)])]
+    ("count", "expected"), [(0, []), (1, [8]), (2, [4, 8]), (8, [*range(1, 9)]), (2**31 - 1, [*range(1, 9)])]
 )
 def test_when_evaluations_are_due(count, expected):
     job = loop.Job(None, PPO, equal_rows(CONFIG, KEYS), RunOptions(num_evaluations=count))

@@ -17,11 +17,11 @@ from purejaxppo.acting import start
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make, maps
 from purejaxppo.errors import ConfigError
-from purejaxppo.evaluation import act, check_single
+from purejaxppo.evaluation import act
 from purejaxppo.experiment.pictures.colors import MIDDLE
 from purejaxppo.experiment.pictures.maps import check_drawn_as_map, draw_walls, tallness
 from purejaxppo.keys import check_key
-from purejaxppo.ppo import TrainState, bind
+from purejaxppo.ppo import TrainState, bind, check_single
 from purejaxppo.settings import COUNT, check_static
 
 NEEDS_PYGAME = ("CartPole-v1", "Acrobot-v1", "MountainCar-v0")

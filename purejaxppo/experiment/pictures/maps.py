@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make, maps
 from purejaxppo.errors import ConfigError
-from purejaxppo.evaluation import check_single
 from purejaxppo.experiment.pictures.colors import PRIZES, STRONG, ink
 from purejaxppo.planning import value_iteration
-from purejaxppo.ppo import TrainState, bind
+from purejaxppo.ppo import TrainState, bind, check_single
 
 WALL = "#9a9a9a"
 NUMBERED = 10  # rows or columns up to which numbers fit into the cells

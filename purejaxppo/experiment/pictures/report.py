@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from purejaxppo.errors import in_one_line
 from purejaxppo.experiment.pictures.colors import DARK, LIGHT, MIDDLE, STRONG
 
 NO_INTERVAL = "mean of one or two seeds, no interval"
@@ -119,4 +120,6 @@ def _lines(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _wrapped(name: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(name, width, break_long_words=False, break_on_hyphens=False))
+    """A name in lines; between dollar signs, matplotlib would read it as a formula."""
+    text = in_one_line(name).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))

@@ -15,11 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from purejaxppo.config import Config
-from purejaxppo.evaluation import check_single
 from purejaxppo.experiment.pictures.colors import DARK, LIGHT, MIDDLE, STRONG
 from purejaxppo.experiment.reports.statistics import Windows, in_windows
 from purejaxppo.losses import clipped_surrogate, standardize
-from purejaxppo.ppo import TrainState, bind, collect, init, learn, rates_at, update
+from purejaxppo.ppo import TrainState, bind, check_single, collect, init, learn, rates_at, update
 
 RATIOS = np.linspace(0.0, 2.0, 81)  # edges of the histograms' bins
 

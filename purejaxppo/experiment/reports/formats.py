@@ -1,5 +1,6 @@
 """Write a report as tables for the terminal, as JSON, and as Markdown with pictures."""
 
+import html
 import io
 import json
 import math
@@ -13,10 +14,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from purejaxppo.errors import ConfigError
+from purejaxppo.errors import ConfigError, in_one_line
 from purejaxppo.experiment.reports.report import Curve, Report, Row
 from purejaxppo.experiment.reports.statistics import Interval, as_scores, in_words
 from purejaxppo.experiment.runs import files
+from purejaxppo.user_files import to_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,12 +56,12 @@ def tables(report: Report) -> list[Table]:
 
 
 def _terminal_table(title: str, cells: Cells, note: str = "") -> Table:
-    style = {"title_justify": "left", "caption_justify": "left", "box": box.SIMPLE}
-    table = Table(title=title, caption=Text(note) if note else None, **style)  # type: ignore[arg-type]
+    table = Table(title=Text(title, "table.title"), title_justify="left", box=box.SIMPLE)
+    table.caption, table.caption_justify = Text(in_one_line(note), "table.caption") if note else None, "left"
     for number, name in enumerate(cells[0]):
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for texts in cells[1:]:
-        table.add_row(*map(Text, texts))
+        table.add_row(*(Text(in_one_line(text)) for text in texts))
     return table
 
 
@@ -85,10 +87,10 @@ def to_markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
         f"{threshold} Compile and run times are a configuration's share of those of its programs.\n"
     )
     for number, (environment, rows) in enumerate(_by_environment(report)):
-        notes = "".join(f"{note}\n\n" for note in _without_score(rows))
+        notes = "".join(f"{_as_markdown(note)}\n\n" for note in _without_score(rows))
         links = "".join(f"![{name}]({name})\n" for name in (pictures[number] if pictures else ()))
         text += (
-            f"\n## {environment}\n\n{_markdown_table(_summary(report, rows))}\n{notes}{links}"
+            f"\n## {_as_markdown(environment)}\n\n{_markdown_table(_summary(report, rows))}\n{notes}{links}"
             f"\n<details><summary>Every seed</summary>\n\n{_markdown_table(_by_seed(report, rows))}\n</details>\n"
         )
     return text
@@ -106,7 +108,7 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
         ConfigError: the directory is a run's, or holds such files.
         RunError: it cannot be written to.
     """
-    path = Path(directory)
+    path = to_path("directory", directory)
     pictures = [_picture_names(number, rows) for number, (_, rows) in enumerate(_by_environment(report))]
     names = [JSON, MARKDOWN, *(name for group in pictures for name in group)]
     taken = [name for name in names if (path / name).exists()]
@@ -203,9 +205,17 @@ def _by_seed(report: Report, rows: list[Row]) -> Cells:
 
 
 def _markdown_table(cells: Cells) -> str:
-    header, *lines = [[text.replace("|", "\\|") for text in line] for line in cells]
+    header, *lines = [list(map(_as_markdown, line)) for line in cells]
     rule = ["---", *("---:" for _ in header[1:])]
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+
+
+def _as_markdown(name: str) -> str:
+    """A name, or whatever else was not written for Markdown, as a text that is no link, no HTML and one cell."""
+    text = html.escape(in_one_line(name), quote=False)
+    for meant, written in (("\\", "\\\\"), ("|", "\\|"), ("](", "]\\(")):
+        text = text.replace(meant, written)
+    return text
 
 
 def _median(values: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -21,3 +22,12 @@ def available_bytes() -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def needed_bytes(program: Any) -> int:
+    """Ask XLA for the memory of a compiled program: of arguments, outputs and temporaries; 0 if it is not compiled."""
+    if not hasattr(program, "memory_analysis"):
+        return 0
+    need = program.memory_analysis()
+    whole = need.argument_size_in_bytes + need.output_size_in_bytes + need.temp_size_in_bytes
+    return int(whole - need.alias_size_in_bytes)

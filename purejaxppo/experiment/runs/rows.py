@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from purejaxppo._jit import compile
 from purejaxppo.algorithms import Algorithm
 from purejaxppo.errors import ConfigError
+from purejaxppo.experiment.runs.devices import needed_bytes
 from purejaxppo.experiment.runs.record import RESERVED
 
 EVALUATION = 0x726F77  # folded into a row's key, for random numbers that training never draws
@@ -90,11 +92,11 @@ class Programs:
         over = _Over(algorithm, rows.axes, self.num_rows)
         state, metrics = jax.eval_shape(partial(_step, over), rows.config, initial_shapes(algorithm, rows, params))
         self._init = partial(_init, params=params, over=over)
-        self._lower = partial(_score.lower, rows.config, state, rows.keys, 0, over=over, num_episodes=num_episodes)
+        example = rows.config, state, rows.keys, 0
+        self._compile = partial(compile, _score, *example, over=over, num_episodes=num_episodes)
         self.buffer_size = min(rows.config.num_updates, max(1, BUFFER_NUMBERS // (len(metrics) * self.num_rows)))
         names = tuple(metrics)
-        lowered = _advance.lower(rows.config, state, 0, over=over, size=self.buffer_size, names=names)
-        self._advance = lowered.compile()
+        self._advance = compile(_advance, rows.config, state, 0, over=over, size=self.buffer_size, names=names)
         self._evaluate: Any = None
         self.seconds = time.perf_counter() - start_time
 
@@ -122,18 +124,14 @@ class Programs:
         """Compile `evaluate`, unless that was done before."""
         if self._evaluate is None:
             start_time = time.perf_counter()
-            self._evaluate = self._lower().compile()
+            self._evaluate = self._compile()
             self.seconds += time.perf_counter() - start_time
 
     @property
     def num_bytes(self) -> int:
-        """The memory that they need, according to XLA: of arguments, outputs and temporaries."""
+        """The memory that they need, according to XLA, see `needed_bytes`."""
         self.compile_evaluation()
-        needs: list[Any] = [program.memory_analysis() for program in (self._advance, self._evaluate)]
-        return max(
-            need.argument_size_in_bytes + need.output_size_in_bytes + need.temp_size_in_bytes - need.alias_size_in_bytes
-            for need in needs
-        )
+        return max(map(needed_bytes, (self._advance, self._evaluate)))
 
 
 class _Over(NamedTuple):

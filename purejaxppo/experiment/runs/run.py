@@ -33,6 +33,7 @@ from purejaxppo.experiment.runs.provenance import provenance, warn_of_changes
 from purejaxppo.experiment.runs.rows import equal_rows
 from purejaxppo.experiment.runs.stopping import Interrupted, stop_later
 from purejaxppo.keys import is_key, key_from_json, key_to_json
+from purejaxppo.user_files import to_path
 
 FORMAT = 3
 
@@ -87,8 +88,8 @@ def run(
         KeyboardInterrupt: one of these signals; the message says how far the run is.
     """
     _check_keys(key)
-    if not isinstance(config, algorithm.config):
-        raise ConfigError(f"config: must be a {algorithm.config.__name__}, not a {type(config).__name__}")
+    directory = to_path("directory", directory)
+    check_arguments(config, algorithm, options)
     text = tables.dumps(config)
     description = {
         "format": FORMAT,
@@ -209,6 +210,20 @@ def load_policy(
     return functools.partial(act, job.rows.config, state)
 
 
+def check_arguments(config: Any, algorithm: Any, options: Any) -> None:
+    """Refuse what is no algorithm, options that are none, and the configuration of another algorithm.
+
+    Raises:
+        ConfigError: one of them.
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(f"algorithm: must be an Algorithm, not a {type(algorithm).__name__}")
+    if not isinstance(options, RunOptions):
+        raise ConfigError(f"options: must be RunOptions, not a {type(options).__name__}")
+    if not isinstance(config, algorithm.config):
+        raise ConfigError(f"config: must be a {algorithm.config.__name__}, not a {type(config).__name__}")
+
+
 def check_free(directory: Path, overwrite: bool) -> None:
     """Refuse a directory that holds anything but, where that is allowed, a run.
 
@@ -217,7 +232,7 @@ def check_free(directory: Path, overwrite: bool) -> None:
         RunError: it cannot be read.
     """
     with _errors_of(directory):
-        _check_free(directory, overwrite)
+        _check_free(to_path("directory", directory), overwrite)
 
 
 def open_run(directory: str | Path, algorithm: Algorithm = PPO, imports: Sequence[str] = ()) -> Run:
@@ -227,7 +242,7 @@ def open_run(directory: str | Path, algorithm: Algorithm = PPO, imports: Sequenc
         ConfigError: the run was made with another algorithm.
         RunError: there is none, or its description is corrupt or of another format.
     """
-    path = Path(directory)
+    path = to_path("directory", directory)
     if not os.path.exists(path / RUN):
         raise RunError(f"directory={str(directory)!r}: must be a run's directory; it has no {RUN}")
     files.check_no_links(path)

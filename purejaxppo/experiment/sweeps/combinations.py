@@ -42,10 +42,9 @@ def _check_numbers(config: Any) -> None:
     fields = [(name, value, ()) for name, value in vars(config).items() if isinstance(value, np.ndarray | jax.Array)]
     env_params = getattr(config, "env_params", None)
     if env_params is not None:
-        default = environments.make(config.env).default_params
-        for field in dataclasses.fields(default):
-            shape = np.shape(getattr(default, field.name))
-            fields.append((f"env_params.{field.name}", getattr(env_params, field.name), shape))
+        default = environments.named_params(environments.make(config.env).default_params)
+        for name, value in environments.named_params(env_params).items():
+            fields.append((f"env_params.{name}", value, np.shape(default[name])))
     for name, value, shape in fields:
         if np.shape(value) != shape:
             raise ConfigError.of(name, value, f"of shape {shape}; over={{{name!r}: [...]}} sweeps values")

@@ -23,6 +23,7 @@ from purejaxppo.experiment.runs.loop import RunOptions
 from purejaxppo.experiment.runs.provenance import provenance, warn_of_changes
 from purejaxppo.experiment.runs.run import check_algorithm, names_of
 from purejaxppo.keys import key_from_json, key_to_json
+from purejaxppo.user_files import to_path
 
 FORMAT = 2
 MANIFEST = "sweep.json"
@@ -98,7 +99,7 @@ def open_journal(directory: str | Path | None, sweep: Sweep, num_programs: int) 
     if directory is None:
         yield Journal(None, {"programs": programs})
         return
-    path = Path(directory)
+    path = to_path("directory", directory)
     swept = {
         "trials": [{"name": name, "config": tables.to_table(config)} for name, config in sweep.trials],
         "num_seeds": sweep.num_seeds,
@@ -130,7 +131,7 @@ def read_journal(directory: str | Path, algorithm: Algorithm, imports: Sequence[
         ConfigError: it was made with another algorithm.
         RunError: the directory holds no sweep, or a corrupt one.
     """
-    path = Path(directory)
+    path = to_path("directory", directory)
     manifest = _read_manifest(path)
     check_algorithm(path, manifest["algorithm"], algorithm)
     try:

@@ -20,12 +20,13 @@ from purejaxppo.experiment.runs.devices import available_bytes
 from purejaxppo.experiment.runs.files import RUN, SUMMARY
 from purejaxppo.experiment.runs.loop import Callback, Job, Outcome, RunOptions, no_callback
 from purejaxppo.experiment.runs.rows import Programs, Rows, every_row
-from purejaxppo.experiment.runs.run import open_run
+from purejaxppo.experiment.runs.run import check_arguments, open_run
 from purejaxppo.experiment.runs.stopping import Interrupted, Stop, stop_later
 from purejaxppo.experiment.sweeps.combinations import combinations, static_names
 from purejaxppo.experiment.sweeps.journal import Journal, Sweep, check_programs, open_journal, read_journal
 from purejaxppo.keys import check_key
-from purejaxppo.settings import COUNT, check_static
+from purejaxppo.settings import COUNT, LARGE_COUNT, SMALL_COUNT, check_static
+from purejaxppo.user_files import to_path
 
 OPTIONS = RunOptions(num_evaluations=1, evaluation_episodes=128)
 
@@ -120,12 +121,13 @@ def sweep(
         KeyboardInterrupt: it was stopped; the message says how far the sweep is.
     """
     check_key(key)
-    num_seeds = check_static("num_seeds", num_seeds, COUNT)
+    check_arguments(config, algorithm, options)
+    num_seeds = check_static("num_seeds", num_seeds, SMALL_COUNT)
     check_static("num_evaluations", options.num_evaluations, COUNT)
     trials = combinations(config, over)
     what = Sweep(trials, num_seeds, key, algorithm, options)
     groups = _groups(what)
-    bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, COUNT)
+    bound = available_bytes() // 2 if max_bytes is None else check_static("max_bytes", max_bytes, LARGE_COUNT)
     if len(groups) > 1:
         log.info("%d programs, since these fields shape it: %s", len(groups), ", ".join(static_names(config, over)))
     with open_journal(directory, what, len(groups)) as journal, stop_later() as stop:
@@ -146,7 +148,7 @@ def load_trials(directory: str | Path, *, algorithm: Algorithm = PPO, imports: S
         ConfigError: it was made with another algorithm.
         RunError: the directory holds neither, one that is not finished or not evaluated, or corrupt files.
     """
-    if (Path(directory) / RUN).exists():
+    if (to_path("directory", directory) / RUN).exists():
         return [_run_as_trial(directory, algorithm, imports)]
     journal, what = read_journal(directory, algorithm, imports)
     groups = _groups(what)
