@@ -175,3 +175,9 @@ def test_an_environment_that_never_ends_an_episode_is_evaluated():
     np.testing.assert_array_equal(episodes.episode_length, 50)
     np.testing.assert_array_equal(episodes.episode_return, 50)
     assert not np.any(episodes.is_finished)
+
+
+def test_what_is_no_index_of_an_observation_is_refused(state):
+    for obs in ([2.0, 3.0], jnp.zeros(4), [True]):
+        with pytest.raises(ConfigError, match=r"obs: has dtype .*; must be indices of observations, integers"):
+            act(CONFIG, state, jnp.asarray(obs))

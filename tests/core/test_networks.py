@@ -352,7 +352,7 @@ class Unbounded(probes.Probe):
         (MLP, {"hidden_sizes": ()}, "layer_norm", True, "False: there are no hidden layers"),
         (MLP, {"hidden_sizes": ()}, "shared_torso", True, "False: there are no hidden layers to share"),
         (CNN, {}, "channels", (), "not empty"),
-        (CNN, {}, "channels", (0,), "a sequence of integers >= 1"),
+        (CNN, {}, "channels", (0,), "a sequence of integers >= 1 and <= 2**24"),
         (CNN, {"hidden_sizes": ()}, "layer_norm", True, "False: there are no hidden layers"),
         (GRU, {}, "hidden_sizes", (), "not empty, with a gated recurrent unit"),
     ],
@@ -363,7 +363,7 @@ def test_wrong_fields_are_refused(cls, others, name, value, allowed):
 
 @pytest.mark.parametrize("value", [8, "88", None, (8.0,), (True,), (0,), (8, -1), ("8",), {8}, np.array([8])], ids=repr)
 def test_hidden_sizes(value):
-    assert refused(MLP, hidden_sizes=value) == "a sequence of integers >= 1"
+    assert refused(MLP, hidden_sizes=value) == "a sequence of integers >= 1 and <= 2**24"
     assert MLP(hidden_sizes=()).hidden_sizes == ()
     assert MLP(hidden_sizes=[8, 4]).hidden_sizes == (8, 4)
 
