@@ -161,8 +161,10 @@ def _one_line(message: str) -> str:
 
 def _keep_compiled_programs() -> None:
     """Switch JAX's persistent compilation cache on, unless the user has decided otherwise."""
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
     place = _cache_directory()
-    if place is not None and jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+    if place is not None:
         jax.config.update("jax_compilation_cache_dir", str(place))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
