@@ -90,8 +90,8 @@ def make_config(env: str, updates: int, **sizes: Any) -> Config:
 
     Without value clipping, as all results were measured.
     """
-    one = Config(env=env, total_timesteps=10**12, clip_value=False, **sizes)
-    return one.replace(total_timesteps=updates * one.batch_size)
+    batch_size = sizes.get("num_envs", Config.num_envs) * sizes.get("num_steps", Config.num_steps)
+    return Config(env=env, total_timesteps=updates * batch_size, clip_value=False, **sizes)
 
 
 def compile_program(function: Callable[..., Any], prepare: Callable[[Array], tuple[Any, ...]]) -> Program:

@@ -579,3 +579,28 @@ def test_a_good_model_passes_in_numpy_and_in_jax():
     model = random_model(0)
     same = planning.value_iteration(jax.tree.map(np.asarray, model), np.float32(GAMMA))
     assert_trees_close(same, planning.value_iteration(model, jnp.float32(GAMMA)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 7, 200, 2**20])
+def test_nothing_is_lost_by_ending_at_a_fixed_point(horizon):
+    """Rounding makes it one long before the horizon; up to it, sweep by sweep is the reference."""
+    model, policy = random_model(0), random_policy(random_model(0), 1)
+    goes_on = jnp.where(model.terminated, 0.0, policy[..., None] * model.probability)
+    per_step = jnp.sum(policy[..., None] * model.probability * model.reward, axis=(1, 2))
+    sweep = jax.jit(lambda total: per_step + jnp.sum(goes_on * total[model.next_state], axis=(1, 2)))
+    expected = functools.reduce(lambda total, _: sweep(total), range(min(horizon, 2000)), jnp.zeros_like(per_step))
+    found = planning.expected_return(model, policy, horizon).episode_return
+    np.testing.assert_allclose(found, jnp.sum(model.start * expected), rtol=1e-6)
+
+
+def test_a_sweep_that_changes_something_goes_on_to_the_horizon():
+    for horizon in (1, 9, 300):
+        assert planning._repeated(lambda x: jnp.where(x < 250, x + 1, x), jnp.zeros(2), horizon)[0] == min(horizon, 250)
+
+
+@pytest.mark.parametrize("horizon", [0, 2**20 + 1, 2**31 - 1, 2**31, 1.5])
+def test_a_horizon_that_cannot_be_planned_is_refused(horizon):
+    model = random_model(0)
+    for plan in (planning.optimal_return, lambda model, n: planning.expected_return(model, random_policy(model, 1), n)):
+        with pytest.raises(ConfigError, match=r"horizon=.*: must be an integer in \[1, 2\*\*20\]"):
+            plan(model, horizon)

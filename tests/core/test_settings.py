@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import CNN, GRU, MLP, Config
+from purejaxppo import CNN, GRU, MLP, Config, environments
 from purejaxppo.environments import GridWorldParams, RandomGridWorldParams
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.settings import (
@@ -354,3 +354,16 @@ def test_subclasses_add_fields():
     assert jax.tree.unflatten(jax.tree.structure(settings), jax.tree.leaves(settings)) == settings
     refused(Larger, more=-1)
     refused(Larger, rate=-1)
+
+
+def test_settings_with_arrays_can_be_compared_and_hashed():
+    params = environments.make("Acrobot-v1").default_params
+    config = Config(env="Acrobot-v1", env_params=params)
+    same, other = copy.deepcopy(config), config.replace(env_params=params.replace(available_torque=jnp.zeros(3)))
+    assert config == same != other
+    assert config != config.replace(lr=1.0)
+    assert config != config.replace(env_params=None)
+    assert config != 3
+    assert len({config, same, other}) == 2
+    assert Config(lr=np.float64(0.5)) == Config(lr=0.5)
+    assert hash(Config(lr=jnp.array([1.0, 2.0]))) == hash(Config(lr=np.array([1.0, 2.0])))

@@ -37,7 +37,7 @@ WRITTEN = {
     "the defaults": Config(),
     "everything changed": Config(
         env="CartPole-v1",
-        total_timesteps=2**32,
+        total_timesteps=2**33,
         num_envs=np.int64(3),
         num_steps=5,
         num_epochs=2,

@@ -215,3 +215,12 @@ def test_a_summary_has_its_metrics(tmp_path):
     summary = json.loads((tmp_path / files.SUMMARY).read_text())
     assert summary["metrics"].keys() == {"loss", "num_right"}
     assert summary["steps"] == 3 * CONFIG.batch_size * CONFIG.num_updates
+
+
+def test_without_jit_a_run_is_the_same_and_slow(tmp_path):
+    config, options = CloningConfig(num_updates=1, hidden_sizes=()), RunOptions(num_evaluations=1)
+    _, expected = run(config, KEYS[0], tmp_path / "compiled", algorithm=CLONING, options=options)
+    with jax.disable_jit():
+        _, found = run(config, KEYS[0], tmp_path / "not", algorithm=CLONING, options=options)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)

@@ -1,5 +1,8 @@
 """Combinations of fields' values as configurations."""
 
+import dataclasses
+from typing import NamedTuple
+
 import gymnax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 
 from purejaxppo import MLP, Config, ConfigError, GridWorld, GridWorldParams
 from purejaxppo.experiment.sweeps.combinations import combinations, static_names
+from tests.support.probes import RewardByAction
 
 BASE = Config(num_envs=4, num_steps=8, total_timesteps=64)
 
@@ -127,3 +131,23 @@ def test_mistakes_are_refused(over, said):
 def test_arrays_in_the_configuration_are_refused(changes, said):
     with pytest.raises(ConfigError, match=said):
         combinations(BASE.replace(**changes), {"gamma": [0.5]})
+
+
+class NamedParams(NamedTuple):
+    max_steps_in_episode: int = 10
+    bonus: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class WithNamedParams(RewardByAction):
+    default_params = NamedParams()
+
+
+def test_parameters_that_are_a_named_tuple():
+    config = Config(env=WithNamedParams(), env_params=NamedParams(bonus=2.0))
+    found = combinations(config, {"lr": [0.1], "env_params.bonus": [3.0, 4.0]})
+    assert [config.env_params for _, config in found] == [NamedParams(bonus=3.0), NamedParams(bonus=4.0)]
+    with pytest.raises(ConfigError, match="unknown env_params name 'bonu'; did you mean 'bonus'"):
+        combinations(config, {"env_params.bonu": [3.0]})
+    with pytest.raises(ConfigError, match=r"env_params.bonus=.*: must be of shape \(\)"):
+        combinations(config.replace(env_params=NamedParams(bonus=jnp.ones(2))), {})

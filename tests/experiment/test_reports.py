@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -14,7 +15,8 @@ from PIL import Image
 from rich.console import Console
 
 from purejaxppo import Config, ConfigError, GridWorld
-from purejaxppo.errors import PurejaxppoError, RunError
+from purejaxppo.cli import output
+from purejaxppo.errors import PurejaxppoError, RunError, in_one_line, printable
 from purejaxppo.experiment import RunOptions, load_trials, run
 from purejaxppo.experiment.reports.formats import tables, to_json, to_markdown, write
 from purejaxppo.experiment.reports.report import report
@@ -473,3 +475,33 @@ def test_a_seed_without_a_score_is_told_and_leaves_the_others_their_report(tmp_p
     assert "inf" not in markdown
     write(result, tmp_path / "report")
     assert json.loads((tmp_path / "report" / "report.json").read_text())["rows"][1]["scores"] == [10, None, 10, 10]
+
+
+NAMES = {
+    "\x1b[31mred": r"\\x1b[31mred",
+    "<img src=x onerror=alert(1)>": "&lt;img src=x onerror=alert(1)&gt;",
+    "[x](javascript:alert(1))": r"[x]\(javascript:alert(1))",
+    "a|b\\|c": r"a\|b\\\|c",
+    "bad\udcff": r"bad\\udcff",
+    "a\n# b": "a # b",
+    "[bold]:smile:": "[bold]:smile:",
+    r"a$\frac$b": r"a$\\frac$b",
+}
+
+
+def test_names_are_only_names_wherever_they_are_shown(tmp_path):
+    result = report(*(trial(name, [1, 2, 3]) for name in NAMES), **QUICK)
+    markdown = to_markdown(result)
+    for written in NAMES.values():
+        assert f"\n| {written} | 2" in markdown
+    console = output.console(width=200, file=io.StringIO())
+    for table in tables(result):
+        console.print(table)
+    for name in NAMES:
+        console.print(name)
+        assert f" {in_one_line(name)} " in console.file.getvalue()
+        assert f"\n{printable(name)}\n" in console.file.getvalue()
+    assert console.file.getvalue().replace("\n", "").isprintable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of glyphs that are missing
+        write(result, tmp_path)
