@@ -62,6 +62,7 @@ def smoke(script, path):
     return report, result.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("script", "num_cases"), [("throughput", 2), ("curves", 4)])
 def test_smoke_run_of_times(script, num_cases, tmp_path):
     report, output = smoke(script, tmp_path / "new" / "report.json")
@@ -77,6 +78,7 @@ def test_smoke_run_of_times(script, num_cases, tmp_path):
         assert "times the steps/s" in output
 
 
+@pytest.mark.long
 def test_smoke_run_of_memory(tmp_path):
     report, output = smoke("memory", tmp_path / "report.json")
     assert "bytes per additional update" in output

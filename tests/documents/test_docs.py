@@ -15,7 +15,11 @@ DRAW = runpy.run_path(str(ROOT / "docs" / "draw.py"))
 blocks, run = DRAW["blocks"], DRAW["run"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+LONG = ("from-the-video-to-the-code.md", "runs-and-sweeps.md", "write-your-own-update.md")
+WITH_CODE = [pytest.param(page, marks=pytest.mark.long if page.name in LONG else ()) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda path: path.name)
 def test_code_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
     text = page.read_text()
     monkeypatch.chdir(tmp_path)

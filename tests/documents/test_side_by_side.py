@@ -124,6 +124,7 @@ def test_peer_that_cannot_be_installed(tmp_path, monkeypatch):
         side_by_side.python_of("rejax", tmp_path)
 
 
+@pytest.mark.long
 def test_smoke_run_reports_everyone(tmp_path):
     path = tmp_path / "report.json"
     command = [sys.executable, "benchmarks/side_by_side.py", "--quick", "--json", str(path), "--repeats", "2"]

@@ -1,7 +1,7 @@
 """Two updates on every environment with an id. `purejaxppo envs` lists those on which they succeed, and no others.
 
 `python -m pytest -n 0 tests/environments/test_catalogue.py --write-catalogue` writes what it lists;
-`-m "slow or not slow"` and `-k brax` tell which.
+`-m ""` and `-k brax` tell which.
 """
 
 import csv
@@ -22,8 +22,17 @@ LEFT_OUT = {
     "jumanji/Sokoban-v0",  # so does this
     "jumanji/MultiCVRP-v0",  # its actions are of no supported kind, and it is refused
 }
-# One of each suite that is installed is trained on in every run of the tests; the others are slow.
+# One of each suite that is installed is trained on in every run of the tests, and a few without a suite; the others of
+# suites are slow, and those without one are long.
 QUICK = {
+    "Breakout-MinAtar",
+    "CartPole-v1",
+    "Catch-bsuite",
+    "FourRooms-misc",
+    "GaussianBandit-misc",
+    "GridWorld-treasure",
+    "Pendulum-v1",
+    "RandomGridWorld",
     "brax/inverted_pendulum",
     "craftax/Craftax-Classic-Symbolic-v1",
     "jumanji/Snake-v1",
@@ -76,10 +85,16 @@ def write(entries):
 IDS = sorted(set(ids()) - LEFT_OUT)
 OF_SUITES = sorted(set(of_suites()) - LEFT_OUT)
 OUT_OF_BOUNDS = ("GaussianBandit-misc", "MemoryChain-bsuite")  # whose observations leave the space that gymnax declares
-PARAMS_OF_SUITES = [pytest.param(env_id, marks=() if env_id in QUICK else pytest.mark.slow) for env_id in OF_SUITES]
+EACH = pytest.mark.parametrize(
+    "env_id",
+    [
+        pytest.param(env_id, marks=() if env_id in QUICK else pytest.mark.slow if "/" in env_id else pytest.mark.long)
+        for env_id in IDS + OF_SUITES
+    ],
+)
 
 
-@pytest.mark.parametrize("env_id", IDS + PARAMS_OF_SUITES)
+@EACH
 def test_trains_on_every_environment(env_id, request):
     # gymnax's Swimmer and most suites promote ranks.
     is_strict = "/" not in env_id and env_id != "Swimmer-misc"
@@ -100,7 +115,7 @@ def test_nothing_else_is_listed():
     assert listed == set(IDS + OF_SUITES)
 
 
-@pytest.mark.parametrize("env_id", [*IDS, *PARAMS_OF_SUITES])
+@EACH
 def test_environments_have_no_faults(env_id):
     with jax.numpy_rank_promotion("allow"):
         faults = check_env(make(env_id), num_steps=50)

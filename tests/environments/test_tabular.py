@@ -217,7 +217,7 @@ def test_ice_that_is_not_slippery_ignores_the_rate():
     np.testing.assert_array_equal(calm.probability, np.broadcast_to(np.eye(4), (16, 4, 4)))
 
 
-@pytest.mark.parametrize("fail_prob", [1 / 3, 0.1, 0.75, 0.9])
+@pytest.mark.parametrize("fail_prob", [1 / 3, *(pytest.param(p, marks=pytest.mark.long) for p in (0.1, 0.75, 0.9))])
 def test_failures_are_in_the_model(fail_prob):
     env, params = four_rooms(fail_prob=fail_prob)
     assert_frequent(env, params, only=slice(None, None, 9))
