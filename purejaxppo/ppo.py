@@ -132,9 +132,11 @@ def update(config: Config, state: TrainState, *, objective: Objective | None = N
         `(state, metrics)`, the metrics of `train` as scalars.
 
     Raises:
-        ConfigError: the state is not of one agent, or of another configuration.
+        ConfigError: the state is not of one agent, or of another configuration, or the objective is no function.
     """
     bind_to(config, state)
+    if not (objective is None or callable(objective)):
+        raise ConfigError.of("objective", objective, "a function, see ppo_objective")
     key_rollout, key_learn, key = jax.random.split(state.key, 3)
     state, transitions, batch = collect(config, state, key_rollout)
     state, metrics = learn(config, state, batch, key_learn, objective=objective or ppo_objective)

@@ -1,6 +1,7 @@
 """Strict settings for every test."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,9 +43,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    found: Counter[tuple[Path, str]] = Counter()
     for item in items:
         if item.path.stem in QUICK and item.get_closest_marker("slow") is None:
             item.add_marker("quick")
+        few = item.get_closest_marker("few")
+        test = item.path, item.name.partition("[")[0]
+        if few is not None and found[test] >= few.args[0]:
+            item.add_marker("long")
+        found[test] += 1
 
 
 @pytest.fixture(autouse=True, scope="module")

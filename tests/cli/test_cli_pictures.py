@@ -29,6 +29,7 @@ def check_images(directory):
             assert picture.convert("RGB").getcolors(maxcolors=2) is None  # more than two colours
 
 
+@pytest.mark.long
 def test_a_gridworld_gets_every_picture(tmp_path, capsys):
     directory = tmp_path / "deep" / "new"
     assert cli.main(["train", *SMALL, *SHORT, "--num-seeds", "3", "--plot", str(directory)]) == 0
@@ -39,6 +40,7 @@ def test_a_gridworld_gets_every_picture(tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"deep"}
 
 
+@pytest.mark.long
 def test_an_empty_directory_and_the_exact_return(tmp_path, capsys, monkeypatch):
     seen = {}
     draw = training.learning_curves
@@ -63,6 +65,7 @@ def test_an_empty_directory_and_the_exact_return(tmp_path, capsys, monkeypatch):
     assert steps == 32
 
 
+@pytest.mark.long
 def test_other_environments_get_the_pictures_that_need_no_map(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(animations, "MOST_FRAMES", 5)
     assert cli.main(["train", *CARTPOLE, "--network.hidden-sizes", "4", "--plot", str(tmp_path / "new")]) == 0
@@ -153,6 +156,7 @@ def test_another_mistake_leaves_no_directory_behind(flags, tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.long
 def test_exact_lines_are_what_optimality_says_and_nothing_is_drawn_unasked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("draw_learning", "draw_map", "draw_updates", "draw_movies", "show"):

@@ -94,6 +94,7 @@ def test_with_a_directory_it_is_the_same_training_and_summary(tmp_path, capsys, 
     assert_trees_equal(runs.open_run(tmp_path).job.rows.keys, seeds.keys)
 
 
+@pytest.mark.long
 def test_silence_in_a_relative_directory(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main("train", *SMALL, *QUICK, "--silent", "--directory", "deep/run") == 0
@@ -197,6 +198,7 @@ def test_a_mistake_is_one_line_and_status_2_and_leaves_nothing(argv, said, tmp_p
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["full", "full/file"]
 
 
+@pytest.mark.long
 def test_pictures_do_not_overwrite_and_need_something_to_draw(tmp_path, capsys, monkeypatch):
     assert main("train", *SMALL, *QUICK, "--silent", "--directory", tmp_path / "run") == 0
     (tmp_path / "full").mkdir()
@@ -321,6 +323,7 @@ def in_a_process(tmp_path, *command, **variables):
     return done
 
 
+@pytest.mark.long
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
     in_a_process(tmp_path, "-m", "purejaxppo", "train", *SMALL, *QUICK, "--directory", str(tmp_path / "run"))
     assert any("_advance" in path.name for path in (tmp_path / "cache" / "purejaxppo").iterdir())

@@ -79,6 +79,7 @@ def test_next_value_is_that_of_the_true_successor():
     np.testing.assert_array_equal(successor[:-1][stays], np.asarray(t.obs)[1:][stays])
 
 
+@pytest.mark.long
 def test_values_in_pieces_are_those_of_every_sample():
     config = Config(env="CartPole-v1", num_envs=3, num_steps=7, num_minibatches=1, total_timesteps=21)
     state = init(config, KEY)

@@ -70,6 +70,7 @@ def test_other_keys_are_refused(key, match):
         train(CONFIG, key)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "changes", [{}, {"env": "CartPole-v1", "normalize_obs": True, "normalize_reward": True}], ids=str
 )

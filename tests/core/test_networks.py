@@ -293,6 +293,7 @@ def test_each_output_has_a_gradient_in_its_torso_and_head_alone(kind):
         assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(others))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", ["mlp", "mlp of vectors", "layer norm", "shared", "cnn", "no layers"])
 def test_bfloat16_is_near_float32_and_another(kind):
     module, x = KINDS[kind]

@@ -103,6 +103,7 @@ def named(change):
     return f"{name}={getattr(value, '__name__', value)}" if callable(value) or isinstance(value, str) else name
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("change", CHANGES, ids=named)
 def test_every_option_changes_the_result(change):
     needs = NEEDS.get(next(iter(change)), {})
@@ -129,6 +130,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("needs", "network", "change"), FIELDS, ids=[f"{type(n).__name__} {c}" for _, n, c in FIELDS])
 def test_every_field_of_a_network_changes_the_result(needs, network, change):
     config = Config(**SIZES | {"lr": 1e-2, "clip_eps": 0.05} | needs | {"network": network})
@@ -189,6 +191,7 @@ OF_OPTAX = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("optimizer", OF_OPTAX, ids=lambda x: getattr(x, "__name__", x))
 def test_an_optimizer_is_that_of_optax(optimizer):
     """One step on a whole batch, behind a clip that binds."""

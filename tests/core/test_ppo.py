@@ -61,6 +61,7 @@ def batch_of(config, state):
     return collect(config, state)[-1]
 
 
+@pytest.mark.few(2)
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
     config, states = run
     for state in states:

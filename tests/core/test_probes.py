@@ -54,6 +54,7 @@ def test_reward_by_action():
     assert value(0) > 0.9
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("network", [MLP(hidden_sizes=(8,)), GRU(hidden_sizes=(8,))])
 def test_one_sample_at_a_time(network):
     """One alone cannot be standardised: that would be 0, whatever it is."""
@@ -71,6 +72,7 @@ def test_reward_by_both():
     assert min(value(1), value(-1)) > 0.9
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.95, 1.0])
 def test_truncation_is_bootstrapped(gae_lambda):
     config = Config(

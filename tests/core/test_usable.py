@@ -71,6 +71,7 @@ LEARN = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("where", ["obs", "reward"])
 def test_it_learns_what_it_would_without_them(where, bad):
@@ -90,6 +91,7 @@ def test_it_learns_what_it_would_without_them(where, bad):
     np.testing.assert_allclose(state.obs_moments.variance, 1, rtol=0.01)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("changes", [{"network": GRU(hidden_sizes=(4,))}, {"reset_pool": 3}, {}], ids=str)
 def test_nothing_unusable_stays(changes):
     sizes = {

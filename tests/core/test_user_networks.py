@@ -108,6 +108,7 @@ def first(states):
     return jax.tree.map(lambda leaf: leaf[0], states)
 
 
+@pytest.mark.few(2)
 def test_trains_under_vmap_over_seeds(run):
     _, (states, metrics) = run
     assert np.all(metrics["value_loss"][0] != metrics["value_loss"][1])

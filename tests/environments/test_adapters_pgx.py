@@ -32,6 +32,7 @@ def play(env, num_steps, params=None, seed=0):
     return (obs, state), actions, steps
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("game", adapter.names())
 def test_steps_are_those_of_the_package(game):
     env, raw = adapter.make(game), pgx.make(game)

@@ -69,6 +69,7 @@ def test_parts_have_the_dtypes_of_their_spaces():
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), spec) == expected
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("change", [{}, {"network": "gru"}, {"normalize_obs": True, "reset_pool": 2}], ids=str)
 def test_trains(change):
     config = CONFIG.replace(**change)
@@ -185,6 +186,7 @@ class Choices(probes.Probe, Environment):
 SIZES_OF_CHOICES = {"num_envs": 16, "lr": 1e-2, "total_timesteps": 16 * 8 * 12, "num_epochs": 4}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("network", [MLP(hidden_sizes=(8,)), GRU(hidden_sizes=(8,))], ids=["mlp", "gru"])
 def test_masked_choices_are_never_taken(network):
     config = Config(env=Choices(), network=network, **SIZES | SIZES_OF_CHOICES)
@@ -265,6 +267,7 @@ class Watcher(nn.Module):
 READERS = {"mlp": MLP(hidden_sizes=(4,)), "cnn": CNN(channels=(2,), hidden_sizes=(4,)), "gru": GRU(hidden_sizes=(4,))}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 @pytest.mark.parametrize("network", ["mlp", "cnn", "gru", "user's"])
 def test_whole_numbers_stay_what_they_are_and_networks_read_them(dtype, network):
@@ -287,6 +290,7 @@ def test_whole_numbers_stay_what_they_are_and_networks_read_them(dtype, network)
     np.testing.assert_array_equal(action, act(floats, same_state, np.float32(t.obs[0]))[0])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("network", [CNN(channels=(2,), hidden_sizes=(4,)), Watcher("float32")], ids=["cnn", "user's"])
 def test_standardised_whole_numbers_are_floats(network):
     config = Config(env=Numbers(jnp.dtype("uint8")), network=network, normalize_obs=True, reset_pool=2, **SIZES)

@@ -168,6 +168,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_wrappers_keep_mask_and_features(wrap):
     env = wrap(Masked())
@@ -261,6 +262,7 @@ ENDS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("reset_pool", [0, 2])
 @pytest.mark.parametrize("name", ENDS)
 def test_an_end_may_be_a_number_of_any_type(name, reset_pool):

@@ -183,6 +183,7 @@ EXACT = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", EXACT)
 def test_model_is_what_step_does(name):
     assert_exact(*EXACT[name])
@@ -200,12 +201,14 @@ def test_a_time_limit_is_not_in_the_model(name):
     assert not np.all(terminated)
 
 
+@pytest.mark.long
 def test_wind_is_in_the_model():
     for mask_blocked in (True, False):
         assert_frequent(GridWorld(WALLED, mask_blocked=mask_blocked), PARAMS.replace(slip=0.3))
     assert_frequent(GridWorld(WALLED), PARAMS.replace(slip=1.0))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("success_rate", [1 / 3, 0.8, 0.0])
 def test_ice_is_in_the_model(success_rate):
     env = FrozenLake(success_rate=success_rate, reward_schedule=(1.0, -0.5, -0.125))

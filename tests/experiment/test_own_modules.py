@@ -167,6 +167,7 @@ def bits(trials):
     return fingerprint([(trial.scores, trial.metrics) for trial in trials])
 
 
+@pytest.mark.long
 def test_a_sweep_of_an_own_environment_and_network_stops_goes_on_and_is_loaded(place, tmp_path):
     expected = swept()
     assert [trial.config.network.width for trial in expected] == [3] * 4 + [4] * 4

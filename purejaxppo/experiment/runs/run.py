@@ -90,6 +90,7 @@ def run(
     _check_keys(key)
     directory = to_path("directory", directory)
     check_arguments(config, algorithm, options)
+    check_listeners(callback, loggers)
     text = tables.dumps(config)
     description = {
         "format": FORMAT,
@@ -144,6 +145,7 @@ def resume(
         RunError: the directory holds no run, or one that is corrupt or that another process is running.
         KeyboardInterrupt: as `run`.
     """
+    check_listeners(callback, loggers)
     found = open_run(directory, algorithm, imports)
     job, path = found.job, Path(directory)
     with _errors_of(path), files.lock(path), stop_later() as stop:
@@ -222,6 +224,18 @@ def check_arguments(config: Any, algorithm: Any, options: Any) -> None:
         raise ConfigError(f"options: must be RunOptions, not a {type(options).__name__}")
     if not isinstance(config, algorithm.config):
         raise ConfigError(f"config: must be a {algorithm.config.__name__}, not a {type(config).__name__}")
+
+
+def check_listeners(callback: Any, loggers: Any = ()) -> None:
+    """Refuse what cannot be called when there is something to tell.
+
+    Raises:
+        ConfigError: there is such.
+    """
+    if not callable(callback):
+        raise ConfigError.of("callback", callback, "a function of a Progress")
+    if not isinstance(loggers, Sequence) or not all(map(callable, loggers)):
+        raise ConfigError.of("loggers", loggers, "a sequence of functions, each of which makes a logger")
 
 
 def check_free(directory: Path, overwrite: bool) -> None:

@@ -20,7 +20,7 @@ from purejaxppo.experiment.runs.devices import available_bytes
 from purejaxppo.experiment.runs.files import RUN, SUMMARY
 from purejaxppo.experiment.runs.loop import Callback, Job, Outcome, RunOptions, no_callback
 from purejaxppo.experiment.runs.rows import Programs, Rows, every_row
-from purejaxppo.experiment.runs.run import check_arguments, open_run
+from purejaxppo.experiment.runs.run import check_arguments, check_listeners, open_run
 from purejaxppo.experiment.runs.stopping import Interrupted, Stop, stop_later
 from purejaxppo.experiment.sweeps.combinations import combinations, static_names
 from purejaxppo.experiment.sweeps.journal import Journal, Sweep, check_programs, open_journal, read_journal
@@ -122,6 +122,7 @@ def sweep(
     """
     check_key(key)
     check_arguments(config, algorithm, options)
+    check_listeners(callback)
     num_seeds = check_static("num_seeds", num_seeds, SMALL_COUNT)
     check_static("num_evaluations", options.num_evaluations, COUNT)
     trials = combinations(config, over)
