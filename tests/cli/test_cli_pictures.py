@@ -90,6 +90,7 @@ def test_a_run_in_which_no_episode_ends_is_drawn_too(tmp_path, monkeypatch):
     assert names(tmp_path / "new") == ALWAYS
 
 
+@pytest.mark.long
 def test_maps_and_episodes_are_of_the_agent_with_the_median_return(tmp_path, monkeypatch):
     drawn = {}
 

@@ -63,6 +63,7 @@ def test_is_the_sweep_of_the_library(swept, tmp_path, capsys):
     assert "lr=0.003, env_params.slip=0.5" in output
 
 
+@pytest.mark.long
 def test_sizes_of_the_network_are_swept(tmp_path):
     command = ["sweep", *SIZES, "--num-seeds", "2", "--over", "network.hidden_sizes=[8],[16]", "--silent"]
     assert main([*command, "--directory", str(tmp_path)]) == 0

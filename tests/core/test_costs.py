@@ -71,6 +71,7 @@ SIZES = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("env", "network", "activations"),
     [

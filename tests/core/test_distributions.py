@@ -532,6 +532,7 @@ def test_a_space_has_the_distributions_that_suit_it_the_first_by_default(space, 
             distribution_for(space, name)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("space", "name"), [(space, name) for space, suitable in SUITABLE for name in suitable], ids=lambda x: str(x)[:20]
 )

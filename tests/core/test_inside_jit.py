@@ -86,6 +86,7 @@ def test_a_debugger_of_nans_is_refused():
         train(CONFIG.replace(num_envs=3, num_minibatches=1), KEY)
 
 
+@pytest.mark.long
 def test_without_assertions_it_is_the_same(plain):
     program = f"import jax; from purejaxppo import *; c = Config(env='GridWorld-treasure', **{SMALL!r})\n"
     program += "print(train(c, jax.random.key(0))[1]['value_loss'].tolist())"

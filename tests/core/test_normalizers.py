@@ -223,6 +223,7 @@ def test_evaluation_plays_by_the_moments_and_returns_rewards_as_they_are():
     assert np.mean(lost.episode_return) < 0.6
 
 
+@pytest.mark.long
 def test_under_vmap_over_seeds_and_gammas():
     keys, gammas = jax.random.split(KEY, 2), jnp.array([0.5, 0.99])
     over_keys = jax.vmap(lambda key, gamma: train(CONFIG.replace(gamma=gamma), key), (0, None))

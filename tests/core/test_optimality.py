@@ -68,6 +68,7 @@ def expected_optimality(config, state, greedy):
     return best, returned, best - returned, success, np.sqrt(np.mean(error[counts] ** 2)), fraction
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize("config", [CONFIG, LAKE], ids=["map", "lake"])
 def test_every_field_is_what_numpy_says(state, config, greedy):

@@ -103,7 +103,7 @@ def named(change):
     return f"{name}={getattr(value, '__name__', value)}" if callable(value) or isinstance(value, str) else name
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(6)
 @pytest.mark.parametrize("change", CHANGES, ids=named)
 def test_every_option_changes_the_result(change):
     needs = NEEDS.get(next(iter(change)), {})

@@ -371,6 +371,7 @@ def test_frozen_lake(map_name, best, uniform):
     np.testing.assert_allclose(played.success, played.episode_return, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_four_rooms_takes_27_steps():
     env, params = gymnax.make("FourRooms-misc")
     model = tabulate(env, params)

@@ -33,6 +33,7 @@ def learn(env):
     return value, best
 
 
+@pytest.mark.long
 def test_constant_reward():
     value, _ = learn(probes.ConstantReward())
     np.testing.assert_allclose(value(0), 1, atol=0.02)
@@ -66,6 +67,7 @@ def test_one_sample_at_a_time(network):
     assert np.mean(metrics["episode_return"][-100:]) > 0.8
 
 
+@pytest.mark.long
 def test_reward_by_both():
     value, best = learn(probes.RewardByBoth())
     assert [best(1), best(-1)] == [1, 0]

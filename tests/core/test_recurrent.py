@@ -143,6 +143,7 @@ def test_successors_are_judged_with_the_memory_after_the_step(rollouts, initial)
     assert num_truncated > 5
 
 
+@pytest.mark.long
 def test_ratio_is_one_at_the_first_minibatch_of_every_update(initial):
     state, carried = initial, 0
     for _ in range(4):
@@ -276,6 +277,7 @@ def test_exact_solutions_refuse_a_memory():
         optimality(config, jax.eval_shape(partial(init, config), KEY))
 
 
+@pytest.mark.long
 def test_a_memory_recalls_what_is_no_longer_seen():
     settings = {"env": probes.Recall(), "num_envs": 32, "num_steps": 12, "total_timesteps": 32 * 12 * 50, "lr": 1e-2}
     config = Config(**settings, network=GRU(hidden_sizes=(8,)), num_minibatches=2)

@@ -111,6 +111,7 @@ def z_score(x, expected):
     return (np.mean(x) - expected) / (np.std(x) / np.sqrt(len(x)))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_every_sample_lands_everywhere(grid):
     size = grid[0] * grid[1]

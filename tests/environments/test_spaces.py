@@ -111,6 +111,7 @@ class Reader(nn.Module):
         return Categorical.from_logits(nn.Dense(2)(x)), nn.Dense(1)(nn.tanh(x))[0]
 
 
+@pytest.mark.long
 def test_a_user_network_reads_the_parts():
     config = Config(env=Nested(), network=Reader(), normalize_obs=True, **SIZES)
     state, _ = quickly(train, config, KEY)

@@ -241,6 +241,7 @@ def test_what_can_be_drawn_without_pygame(monkeypatch, tmp_path):
             animations.animate_episode(small(env), None, KEY, tmp_path / "a.gif")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("env", ["Catch-bsuite", "FourRooms-misc", "Breakout-MinAtar", "CartPole-v1"])
 def test_gymnax_draws_its_own(env, monkeypatch, tmp_path):
     if env in animations.NEEDS_PYGAME:

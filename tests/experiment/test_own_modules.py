@@ -110,6 +110,7 @@ def test_a_run_is_loaded_with_its_module(place, tmp_path):
     assert load_policy(tmp_path / "run", imports=IMPORTS)(obs)[0] == expected
 
 
+@pytest.mark.long
 def test_a_class_that_is_imported_already_need_not_be_named_but_a_function_must(place, tmp_path):
     """Making an object of it is the user's own doing; a file could name any function."""
     importlib.import_module(programs.NAME)
@@ -207,6 +208,7 @@ def test_a_module_that_cannot_be_imported_is_one_clear_error(text, place, tmp_pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 def test_what_could_not_be_imported_again_is_refused_before_anything_is_written(place, tmp_path):
     local = type("Local", (importlib.import_module(programs.NAME).Net,), {"__module__": "__main__"})
     for changes, name in (({"network": local()}, "network"), ({"optimizer": lambda lr: lr}, "optimizer")):

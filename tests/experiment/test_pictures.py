@@ -206,6 +206,7 @@ def test_pictures_of_one_agent_refuse_many(samples):
             draw(CONFIG, many)
 
 
+@pytest.mark.long
 def test_the_agent_with_the_median_score_and_one_after_a_tenth_of_its_training():
     config = CONFIG.replace(total_timesteps=128 * 25)
     early = agents.early_agent(config, KEY)
@@ -434,6 +435,7 @@ def test_the_ratios_edges_follow_the_schedule_and_windows_average_their_shares()
     assert "clip_eps" in axes.get_legend().get_texts()[0].get_text()
 
 
+@pytest.mark.long
 def test_the_columns_are_the_ratios_of_one_training_run():
     mesh = training.ratio_histograms(CONFIG, KEY).axes[0].collections[0]
     shares = np.nan_to_num(np.ma.filled(mesh.get_array(), np.nan))

@@ -105,6 +105,7 @@ def test_traced_fields_share_a_program_and_static_ones_do_not(caplog):
         assert trial.name == f"lr={config.lr}, total_timesteps={config.total_timesteps}, gamma={config.gamma}"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("num_seeds", "num_batches"), [(2, 3), (4, 6)])
 def test_a_program_is_traced_once_and_for_its_shapes(num_seeds, num_batches):
     """For each size of batches, of which the first holds all rows and is too large; not for every batch or row."""
@@ -121,6 +122,7 @@ def test_a_program_is_traced_once_and_for_its_shapes(num_seeds, num_batches):
     assert len(traces) == 2 * 2
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("at_most", [6, 4, 1])
 def test_batches_are_bounded_and_give_the_same(trials, at_most):
     """They are even, and as large as they can be."""
