@@ -47,16 +47,12 @@ def update_moments(moments: Moments, batch: Any) -> Moments:
     def merge(seen: Array, mean: Array, variance: Array, *lost_and_batch: Array) -> tuple[Any, ...]:
         *lost, x = lost_and_batch
         known = is_usable(x)
-
-        def average(x: Array) -> Array:
-            return jnp.sum(x, axis=0, where=known, dtype=jnp.float32) / jnp.maximum(size, 1)
-
         size = jnp.sum(known, axis=0, dtype=jnp.float32)
         share = size / jnp.maximum(seen + size, 1)
-        roughly = average(x - mean[None])
+        roughly = _average(x - mean[None], known, size)
         centred = x - mean[None] - roughly[None]
-        rest = average(centred)  # 0 but for rounding, as where the mean is large
-        shift, spread = roughly + rest, average(centred**2) - rest**2
+        rest = _average(centred, known, size)  # 0 but for rounding, as where the mean is large
+        shift, spread = roughly + rest, _average(centred**2, known, size) - rest**2
         before = jnp.where((seen > 0) | (size == 0), variance, 0)  # the 1 of nothing is no observation
         changes = size, share * shift, share * (spread - before + (1 - share) * shift**2)
         return tuple(zip(*map(add, (seen, mean, before), lost, changes), strict=True))
@@ -66,6 +62,11 @@ def update_moments(moments: Moments, batch: Any) -> Moments:
         jax.tree.structure(moments.mean), jax.tree.structure(((0,) * 3,) * 2), merged
     )
     return Moments(seen, mean, variance, lost)
+
+
+def _average(x: Array, known: Array, size: Array) -> Array:
+    """The mean over a batch of what is known, `size` numbers; 0 of none."""
+    return jnp.sum(x, axis=0, where=known, dtype=jnp.float32) / jnp.maximum(size, 1)
 
 
 def normalize(moments: Moments, x: Any) -> Any:

@@ -5,7 +5,6 @@ import io
 import itertools
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import tyro
 from purejaxppo import _starting
 from purejaxppo.cli import describe, envs, evaluate, plot, render, report, resume, sweep, train
 from purejaxppo.errors import ConfigError, PurejaxppoError, in_one_line
+from purejaxppo.experiment.runs.stopping import signum_of
 
 # A command is a module with `flags(argv)`, the type of its flags as tyro reads it, and `main(flags)`.
 COMMANDS: dict[str, Any] = {
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PurejaxppoError as error:
         return _fail(str(error))
     except KeyboardInterrupt as interrupt:
-        status = _fail(str(interrupt) or "interrupted", SIGNALLED + getattr(interrupt, "signum", signal.SIGINT))
+        status = _fail(str(interrupt) or "interrupted", SIGNALLED + signum_of(interrupt))
         if argv is None:
             _exit_at_once(status)
         return status

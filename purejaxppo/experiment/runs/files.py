@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from purejaxppo.errors import RunError
+from purejaxppo.user_files import plain_lines
 
 # The names in a run's directory.
 CONFIG, RUN, LOCK, SUMMARY, CHECKPOINTS = "config.toml", "run.json", "lock", "summary.json", "checkpoints"
@@ -118,7 +119,7 @@ def read(path: Path) -> str:
         RunError: it cannot be read, is not text, or is no file.
     """
     try:
-        return read_bytes(path).decode().replace("\r\n", "\n")
+        return plain_lines(read_bytes(path).decode())
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: cannot be read ({error})") from None
 

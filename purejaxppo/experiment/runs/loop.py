@@ -22,7 +22,7 @@ from purejaxppo.experiment.runs import checkpoints, files
 from purejaxppo.experiment.runs.files import CHECKPOINTS, EVALUATIONS, METRICS, SUMMARY
 from purejaxppo.experiment.runs.loggers import Loggers, MakeLogger
 from purejaxppo.experiment.runs.record import MetricsLog, read_evaluations, read_metrics, truncate
-from purejaxppo.experiment.runs.rows import Programs, Rows, initial_shapes, metric_shapes
+from purejaxppo.experiment.runs.rows import Programs, Rows, initial_shapes, updated_shapes
 from purejaxppo.experiment.runs.stopping import Interrupted, Stop
 from purejaxppo.settings import COUNT, NON_NEGATIVE, WHOLE, Settings, static
 
@@ -175,7 +175,7 @@ def clean(job: Job, found: checkpoints.Loaded | None) -> None:
     files.delete(job.directory / SUMMARY)  # of fewer updates, or of a record that is damaged
 
     def like() -> dict[str, np.ndarray]:
-        shapes = metric_shapes(job.algorithm, job.rows, job.params)
+        _, shapes = updated_shapes(job.algorithm, job.rows, job.params)
         return {name: np.zeros((1, *shape.shape)) for name, shape in shapes.items()}
 
     num_updates = 0 if found is None else found.num_updates

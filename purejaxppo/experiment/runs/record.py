@@ -28,9 +28,9 @@ from purejaxppo.experiment.runs import files
 from purejaxppo.experiment.runs.files import EVALUATIONS, METRICS, TABLE
 from purejaxppo.experiment.runs.loggers import Loggers, Values
 
-RESERVED = ("update", "steps", "row", "crc32")  # what no metric can be called
-CHECKSUM = ', "crc32": '  # begins what a line ends with
 COLUMNS = ("update", "steps", "row")  # of the table, before the metrics
+RESERVED = (*COLUMNS, "crc32")  # what no metric can be called
+CHECKSUM = ', "crc32": '  # begins what a line ends with
 
 log = logging.getLogger("purejaxppo")
 

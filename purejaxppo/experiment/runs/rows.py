@@ -66,10 +66,10 @@ def initial_shapes(algorithm: Algorithm, rows: Rows, params: Any = None) -> Any:
     return jax.eval_shape(partial(_init, over=over), rows.config, rows.keys, params)
 
 
-def metric_shapes(algorithm: Algorithm, rows: Rows, params: Any = None) -> dict[str, Any]:
-    """Infer the metrics of an update of some rows: `[num_rows]` each."""
+def updated_shapes(algorithm: Algorithm, rows: Rows, params: Any = None) -> tuple[Any, dict[str, Any]]:
+    """Infer the shapes of the state of some rows after an update, and of its metrics, `[num_rows]` each."""
     over = _Over(algorithm, rows.axes, len(rows.keys))
-    return jax.eval_shape(partial(_step, over), rows.config, initial_shapes(algorithm, rows, params))[1]
+    return jax.eval_shape(partial(_step, over), rows.config, initial_shapes(algorithm, rows, params))
 
 
 class Programs:
@@ -90,7 +90,7 @@ class Programs:
         start_time = time.perf_counter()
         self.num_rows, self.seconds = len(rows.keys), 0.0  # seconds spent on compiling
         over = _Over(algorithm, rows.axes, self.num_rows)
-        state, metrics = jax.eval_shape(partial(_step, over), rows.config, initial_shapes(algorithm, rows, params))
+        state, metrics = updated_shapes(algorithm, rows, params)
         self._init = partial(_init, params=params, over=over)
         example = rows.config, state, rows.keys, 0
         self._compile = partial(compile, _score, *example, over=over, num_episodes=num_episodes)

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ from purejaxppo.experiment.runs.loggers import MakeLogger
 from purejaxppo.experiment.runs.loop import Callback, Job, RunOptions, no_callback
 from purejaxppo.experiment.runs.provenance import provenance, warn_of_changes
 from purejaxppo.experiment.runs.rows import equal_rows
-from purejaxppo.experiment.runs.stopping import Interrupted, stop_later
+from purejaxppo.experiment.runs.stopping import Interrupted, signum_of, stop_later
 from purejaxppo.keys import is_key, key_from_json, key_to_json
 from purejaxppo.user_files import to_path
 
@@ -411,7 +410,7 @@ def _errors_of(directory: Path) -> Iterator[None]:
             raise
         how_far = str(interrupt) or "interrupted"
         how = f"to continue: purejaxppo resume {shlex.quote(str(directory))}"
-        raise Interrupted(f"{how_far}; {how}", getattr(interrupt, "signum", signal.SIGINT)) from None
+        raise Interrupted(f"{how_far}; {how}", signum_of(interrupt)) from None
     except RunError:
         raise
     except OSError as error:

@@ -21,6 +21,11 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+def signum_of(interrupt: KeyboardInterrupt) -> int:
+    """Which signal it was: Ctrl-C's, where it does not say."""
+    return interrupt.signum if isinstance(interrupt, Interrupted) else signal.SIGINT
+
+
 class Stop:
     """Whether what is under way is to stop, and which signal says so, if it was one."""
 

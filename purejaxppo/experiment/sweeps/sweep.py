@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from purejaxppo.experiment.runs.files import RUN, SUMMARY
 from purejaxppo.experiment.runs.loop import Callback, Job, Outcome, RunOptions, no_callback
 from purejaxppo.experiment.runs.rows import Programs, Rows, every_row
 from purejaxppo.experiment.runs.run import check_arguments, check_listeners, open_run
-from purejaxppo.experiment.runs.stopping import Interrupted, Stop, stop_later
+from purejaxppo.experiment.runs.stopping import Interrupted, Stop, signum_of, stop_later
 from purejaxppo.experiment.sweeps.combinations import combinations, static_names
 from purejaxppo.experiment.sweeps.journal import Journal, Sweep, check_programs, open_journal, read_journal
 from purejaxppo.keys import check_key
@@ -321,7 +320,7 @@ def _errors_of(directory: Path | None, part: str) -> Iterator[None]:
         where = f"{part}: " if part else ""
         how = "" if directory is None else "; to continue, sweep again into the same directory"
         message = f"{where}{str(interrupt) or 'interrupted'}{how}"
-        raise Interrupted(message, getattr(interrupt, "signum", signal.SIGINT)) from None
+        raise Interrupted(message, signum_of(interrupt)) from None
 
 
 def _largest(session: Session, group: Group) -> Programs:
