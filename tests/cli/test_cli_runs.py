@@ -102,6 +102,7 @@ def test_silence_in_a_relative_directory(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_flags_reach_the_run(tmp_path, capsys):
     directory = tmp_path / "run"
     flags = [*SMALL, "--num-evaluations", "1", "--evaluation-episodes", "2", "--keep-checkpoints", "1", "--tensorboard"]

@@ -71,6 +71,7 @@ def test_ratio_is_one_at_the_first_minibatch_of_every_update(run):
         assert metrics["clip_fraction"] == 0
 
 
+@pytest.mark.few(2)
 def test_after_learning_the_ratio_is_not_one(run):
     config, states = run
     batch = batch_of(config, states[0])

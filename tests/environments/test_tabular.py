@@ -189,6 +189,7 @@ def test_model_is_what_step_does(name):
     assert_exact(*EXACT[name])
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", EXACT)
 def test_a_time_limit_is_not_in_the_model(name):
     env, params = EXACT[name]

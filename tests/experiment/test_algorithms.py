@@ -217,6 +217,7 @@ def test_a_summary_has_its_metrics(tmp_path):
     assert summary["steps"] == 3 * CONFIG.batch_size * CONFIG.num_updates
 
 
+@pytest.mark.long
 def test_without_jit_a_run_is_the_same_and_slow(tmp_path):
     config, options = CloningConfig(num_updates=1, hidden_sizes=()), RunOptions(num_evaluations=1)
     _, expected = run(config, KEYS[0], tmp_path / "compiled", algorithm=CLONING, options=options)

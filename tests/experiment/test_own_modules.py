@@ -73,6 +73,7 @@ def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.few(1)
 @ONE_AND_MANY
 def test_a_run_with_an_own_environment_network_and_optimiser_resumes_to_the_same_bits(key, place, tmp_path):
     expected = run(config_of(), key, tmp_path / "whole", options=QUIET)

@@ -192,6 +192,7 @@ def test_only_one_process_runs_a_run(tmp_path):
     check_same(tmp_path, outcome, KEYS)
 
 
+@pytest.mark.few(1)
 @ONE_AND_MANY
 def test_a_finished_run_goes_on_for_more_steps(key, tmp_path):
     """Under the schedules of a run of the new length, as if its configuration had been this one from here on."""
