@@ -15,7 +15,13 @@ DRAW = runpy.run_path(str(ROOT / "docs" / "draw.py"))
 blocks, run = DRAW["blocks"], DRAW["run"]
 
 
-LONG = ("README.md", "bring-your-own.md", "from-the-video-to-the-code.md", "runs-and-sweeps.md", "write-your-own-update.md")
+LONG = (
+    "README.md",
+    "bring-your-own.md",
+    "from-the-video-to-the-code.md",
+    "runs-and-sweeps.md",
+    "write-your-own-update.md",
+)
 WITH_CODE = [pytest.param(page, marks=pytest.mark.long if page.name in LONG else ()) for page in PAGES]
 
 
