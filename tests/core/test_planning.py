@@ -16,6 +16,7 @@ from scipy.sparse.linalg import spsolve
 
 from purejaxppo import ConfigError, GridWorld, GridWorldParams, planning
 from purejaxppo.environments import TabularModel, tabulate
+from purejaxppo.planning import values
 from tests.support.reference import (
     available,
     best_actions,
@@ -208,12 +209,12 @@ def test_value_of_a_policy_solves_its_equations(seed, gamma):
 
 
 def test_sweeps_give_the_value_that_matrices_give(monkeypatch):
-    monkeypatch.setattr(planning, "SOLVED_DENSELY", 0)
-    by_sweeps = jax.jit(planning._policy_evaluation.__wrapped__)
+    monkeypatch.setattr(values, "SOLVED_DENSELY", 0)
+    by_sweeps = jax.jit(values._policy_evaluation.__wrapped__)
     for seed in SEEDS:
         model = random_model(seed)
         policy = random_policy(model, seed)
-        swept, direct = by_sweeps(model, policy, GAMMA), planning._policy_evaluation(model, policy, GAMMA)
+        swept, direct = by_sweeps(model, policy, GAMMA), values._policy_evaluation(model, policy, GAMMA)
         np.testing.assert_allclose(swept, direct, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(swept, solved(in_numpy(model), np.float64(policy), GAMMA), rtol=1e-5, atol=1e-5)
 
@@ -223,7 +224,7 @@ def test_many_states_are_evaluated_without_a_matrix():
     model = on_map(text, slip=0.2)
     num_states = len(model.start)
     assert num_states == 576 > planning.SOLVED_DENSELY
-    assert f"{num_states},{num_states}" not in str(jax.make_jaxpr(planning._policy_evaluation)(model, model.mask, 0.9))
+    assert f"{num_states},{num_states}" not in str(jax.make_jaxpr(values._policy_evaluation)(model, model.mask, 0.9))
     policy = uniform_policy(model)
     exact = in_numpy(model)
     weight = np.float64(policy)[..., None] * exact.probability
@@ -596,7 +597,7 @@ def test_nothing_is_lost_by_ending_at_a_fixed_point(horizon):
 
 def test_a_sweep_that_changes_something_goes_on_to_the_horizon():
     for horizon in (1, 9, 300):
-        assert planning._repeated(lambda x: jnp.where(x < 250, x + 1, x), jnp.zeros(2), horizon)[0] == min(horizon, 250)
+        assert values._repeated(lambda x: jnp.where(x < 250, x + 1, x), jnp.zeros(2), horizon)[0] == min(horizon, 250)
 
 
 @pytest.mark.parametrize("horizon", [0, 2**20 + 1, 2**31 - 1, 2**31, 1.5])

@@ -1,9 +1,4 @@
-"""Exact dynamic programming on a `TabularModel`.
-
-Two things that are easily mixed up are named apart here. A *value* is discounted and knows no time limit: it is what
-PPO's critic estimates, since a time limit does not end its sum. A *return* is not discounted and ends at the time
-limit (the `horizon`): it is what the mean return of episodes estimates.
-"""
+"""The best values and those of a policy, discounted, and returns of whole episodes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,34 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from purejaxppo.errors import ConfigError
-from purejaxppo.settings import UNIT_INTERVAL, Constraint, Number, check_traced, kind_of
+from purejaxppo.planning.model import HORIZON, TabularModel, check_model, check_policy, checked
+from purejaxppo.settings import UNIT_INTERVAL, Number
 
 TOLERANCE = 2e-7  # change of a value, relative to the largest, that is taken for none in float32
 MAX_SWEEPS = 20_000
 SOLVED_DENSELY = 512  # states up to which a policy is evaluated by products of [S, S] matrices
-HORIZON = Constraint(
-    "an integer in [1, 2**20], as planning goes over every step", lambda x: (x >= 1) & (x <= 2**20), number=int
-)
 TIED = 1e-4  # actions whose values differ by less, relative to the largest value, are equally good
-
-
-class TabularModel(NamedTuple):
-    """A finite environment as arrays: what each of `A` actions does in each of `S` states, with `K` outcomes.
-
-    States that only a terminating step leads to are states like any other, though no episode goes on from there.
-    """
-
-    next_state: Array  # [S, A, K], int32
-    probability: Array  # [S, A, K]
-    reward: Array  # [S, A, K]
-    terminated: Array  # [S, A, K], bool
-    start: Array  # [S], probability that an episode starts here
-    mask: Array  # [S, A], bool, the available actions
-    obs: Array  # [S, ...], what the agent sees
 
 
 class Solution(NamedTuple):
@@ -73,8 +49,8 @@ def value_iteration(model: TabularModel, gamma: Number) -> Solution:
     Raises:
         ConfigError: the model is malformed or `gamma` is out of range. Tracers are not checked.
     """
-    _check_model(model)
-    return _value_iteration(model, _checked("gamma", gamma, UNIT_INTERVAL))
+    check_model(model)
+    return _value_iteration(model, checked("gamma", gamma, UNIT_INTERVAL))
 
 
 def policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Array:
@@ -91,9 +67,9 @@ def policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Arra
     Raises:
         ConfigError: the model or the policy is malformed, or `gamma` is out of range. Tracers are not checked.
     """
-    _check_model(model)
-    _check_policy(model, policy)
-    return _policy_evaluation(model, policy, _checked("gamma", gamma, UNIT_INTERVAL))
+    check_model(model)
+    check_policy(model, policy)
+    return _policy_evaluation(model, policy, checked("gamma", gamma, UNIT_INTERVAL))
 
 
 def expected_return(model: TabularModel, policy: Array, horizon: int | Array) -> EpisodeReturn:
@@ -107,9 +83,9 @@ def expected_return(model: TabularModel, policy: Array, horizon: int | Array) ->
     Raises:
         ConfigError: the model, the policy or the horizon is malformed. Tracers are not checked.
     """
-    _check_model(model)
-    _check_policy(model, policy)
-    return _expected_return(model, policy, _checked("horizon", horizon, HORIZON))
+    check_model(model)
+    check_policy(model, policy)
+    return _expected_return(model, policy, checked("horizon", horizon, HORIZON))
 
 
 def optimal_return(model: TabularModel, horizon: int | Array) -> Array:
@@ -121,17 +97,11 @@ def optimal_return(model: TabularModel, horizon: int | Array) -> Array:
     Raises:
         ConfigError: the model or the horizon is malformed. Tracers are not checked.
     """
-    _check_model(model)
-    return _optimal_return(model, _checked("horizon", horizon, HORIZON))
+    check_model(model)
+    return _optimal_return(model, checked("horizon", horizon, HORIZON))
 
 
-def reachable(model: TabularModel) -> Array:
-    """`[S]` booleans: the states in which an agent may have to act, whatever it does."""
-    _check_model(model)
-    return _reachable(model)
-
-
-def _action_values(model: TabularModel, value: Array, gamma: Number) -> Array:
+def action_values(model: TabularModel, value: Array, gamma: Number) -> Array:
     """One backup, `[S, A]`."""
     goes_on = jnp.where(model.terminated, 0.0, value[model.next_state])
     return jnp.sum(model.probability * (model.reward + gamma * goes_on), axis=-1)
@@ -141,7 +111,7 @@ def _best(model: TabularModel, action_value: Array) -> Array:
     return jnp.max(action_value, axis=-1, where=model.mask, initial=-jnp.inf)
 
 
-def _fixed_point(sweep: Any, value: Array) -> tuple[Array, Array]:
+def fixed_point(sweep: Any, value: Array) -> tuple[Array, Array]:
     """The value that a sweep leaves as it is, and the largest change of the last sweep."""
 
     def changes(carry: tuple[Array, Array, Array]) -> Array:
@@ -161,8 +131,8 @@ def _fixed_point(sweep: Any, value: Array) -> tuple[Array, Array]:
 @jax.jit
 def _value_iteration(model: TabularModel, gamma: Number) -> Solution:
     zeros = jnp.zeros(model.start.shape)
-    value, residual = _fixed_point(lambda value: _best(model, _action_values(model, value, gamma)), zeros)
-    action_value = _action_values(model, value, gamma)
+    value, residual = fixed_point(lambda value: _best(model, action_values(model, value, gamma)), zeros)
+    action_value = action_values(model, value, gamma)
     scale = jnp.maximum(1.0, jnp.max(jnp.abs(value)))
     is_optimal = model.mask & (action_value >= _best(model, action_value)[:, None] - TIED * scale)
     return Solution(value, action_value, is_optimal, residual)
@@ -170,12 +140,20 @@ def _value_iteration(model: TabularModel, gamma: Number) -> Solution:
 
 @jax.jit
 def _policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Array:
-    weight = policy[..., None] * model.probability  # [S, A, K]
-    reward = jnp.sum(weight * model.reward, axis=(1, 2))
-    weight = gamma * jnp.where(model.terminated, 0.0, weight)
-    num_states = len(reward)
+    return discounted_sum(model, policy, mean_reward(model, policy), gamma)
+
+
+def mean_reward(model: TabularModel, policy: Array) -> Array:
+    """The expected reward of one step, `[S]`."""
+    return jnp.sum(policy[..., None] * model.probability * model.reward, axis=(1, 2))
+
+
+def discounted_sum(model: TabularModel, policy: Array, gain: Array, gamma: Number) -> Array:
+    """What a policy is to gain from every state on, `[S]`, where a step from a state gains `gain` `[S]`."""
+    weight = gamma * jnp.where(model.terminated, 0.0, policy[..., None] * model.probability)  # [S, A, K]
+    num_states = len(gain)
     if num_states > SOLVED_DENSELY:
-        return _fixed_point(lambda v: reward + jnp.sum(weight * v[model.next_state], axis=(1, 2)), reward)[0]
+        return fixed_point(lambda v: gain + jnp.sum(weight * v[model.next_state], axis=(1, 2)), gain)[0]
     row = jnp.arange(num_states)[:, None, None]
     matrix = jnp.zeros((num_states, num_states)).at[row, model.next_state].add(weight)
 
@@ -184,7 +162,7 @@ def _policy_evaluation(model: TabularModel, policy: Array, gamma: Number) -> Arr
         return power @ power, value + power @ value
 
     with jax.default_matmul_precision("highest"):
-        return jax.lax.fori_loop(0, 24, double, (matrix, reward))[1]  # 2^24 steps
+        return jax.lax.fori_loop(0, 24, double, (matrix, gain))[1]  # 2^24 steps
 
 
 @jax.jit
@@ -209,7 +187,7 @@ def _sum_of_episode(model: TabularModel, policy: Array, horizon: Array, gain: Ar
 @jax.jit
 def _optimal_return(model: TabularModel, horizon: Array) -> Array:
     zeros = jnp.zeros(model.start.shape)
-    best = _repeated(lambda value: _best(model, _action_values(model, value, 1.0)), zeros, horizon)
+    best = _repeated(lambda value: _best(model, action_values(model, value, 1.0)), zeros, horizon)
     return jnp.sum(model.start * best)
 
 
@@ -225,75 +203,3 @@ def _repeated(sweep: Callable[[Array], Array], value: Array, count: Array) -> Ar
         return num_sweeps + 1, value, sweep(value)
 
     return jax.lax.while_loop(changes, step, (jnp.array(0), value, value))[2]
-
-
-@jax.jit
-def _reachable(model: TabularModel) -> Array:
-    leads_on = model.mask[..., None] & (model.probability > 0) & ~model.terminated
-
-    def spread(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        _, reached = carry
-        return reached, reached.at[model.next_state].max(leads_on & reached[:, None, None])
-
-    starts = model.start > 0
-    return jax.lax.while_loop(lambda c: jnp.any(c[0] != c[1]), spread, (jnp.zeros_like(starts), starts))[1]
-
-
-def _checked(name: str, value: Any, allowed: Constraint) -> Any:
-    """A single number, as it is allowed to be."""
-    if np.ndim(value):
-        raise ConfigError(f"{name}={value!r}: must be a single number; jax.vmap maps over many")
-    return check_traced(name, value, allowed)
-
-
-def _check_model(model: TabularModel) -> None:
-    """Refuse arrays that do not fit together or are no probabilities.
-
-    Raises:
-        ConfigError: with the field, what is wrong, and what is allowed.
-    """
-    if not isinstance(model, TabularModel):
-        raise ConfigError(f"model: must be a TabularModel, not {kind_of(model)}")
-    shape = np.shape(model.next_state)
-    if len(shape) != 3 or 0 in shape:
-        raise ConfigError(f"model.next_state: has shape {shape}; must be [S, A, K], none of them 0")
-    outcomes = [("probability", shape), ("reward", shape), ("terminated", shape)]
-    for name, its_shape in (*outcomes, ("start", shape[:1]), ("mask", shape[:2])):
-        if np.shape(getattr(model, name)) != its_shape:
-            raise ConfigError(f"model.{name}: has shape {np.shape(getattr(model, name))}; must be {its_shape}")
-    for name, kind in (("next_state", jnp.integer), ("terminated", jnp.bool_), ("mask", jnp.bool_)):
-        dtype = jnp.result_type(getattr(model, name))
-        if not jnp.issubdtype(dtype, kind):
-            raise ConfigError(f"model.{name}: has dtype {dtype}; must be {kind.__name__}")
-    if np.shape(model.obs)[:1] != shape[:1]:
-        raise ConfigError(f"model.obs: has shape {np.shape(model.obs)}; must be one row for each of {shape[0]} states")
-    ends = 0, shape[0] - 1
-    _check_values("model.next_state", model.next_state, f"in [0, {ends[1]}]", lambda x: (x >= 0) & (x <= ends[1]))
-    _check_values("model.reward", model.reward, "finite", np.isfinite)
-    _check_distribution("model.probability", model.probability)
-    _check_distribution("model.start", model.start)
-    _check_values("model.mask", model.mask, "true for at least one action in every state", lambda x: x.any(axis=-1))
-
-
-def _check_policy(model: TabularModel, policy: Array) -> None:
-    if np.shape(policy) != np.shape(model.mask):
-        raise ConfigError(f"policy: has shape {np.shape(policy)}; must be [S, A] = {np.shape(model.mask)}")
-    _check_distribution("policy", policy)
-    if not any(isinstance(x, jax.core.Tracer) for x in (policy, model.mask)):
-        off_limits = np.where(np.asarray(model.mask), 0, policy)
-        _check_values("policy", off_limits, "0 where model.mask is false", lambda x: x == 0)
-
-
-def _check_distribution(name: str, array: Array) -> None:
-    """Every row of the last axis must be a probability distribution."""
-    _check_values(name, array, "in [0, 1]", lambda x: (x >= 0) & (x <= 1))
-    _check_values(name, array, "a distribution: its rows sum to 1", lambda x: np.abs(x.sum(axis=-1) - 1) < 1e-4)
-
-
-def _check_values(name: str, array: Any, allowed: str, holds: Any) -> None:
-    if isinstance(array, jax.core.Tracer):
-        return
-    fine = np.asarray(holds(np.asarray(array)))
-    if not fine.all():
-        where = tuple(int(i) for i in np.argwhere(~fine)[0])
-        raise ConfigError(f"{name}: at {list(where)} it is {np.asarray(array)[where]}; must be {allowed}")
