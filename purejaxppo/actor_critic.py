@@ -1,6 +1,7 @@
 """From parameters to a policy: networks bound to a task, their table, and their two readings."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -206,19 +207,44 @@ class ActorCritic:
             last = self.step(agent, after.obs, after.memory)[0].value
         else:
             act = self.act(agent, table=self.uses_table(t.done.size))
-            value = self._in_pieces(act, t.obs, piece)
-            successors = partial(self._in_pieces, act, t.next_obs, piece)
+            value = self._in_pieces(lambda obs: act(obs, ())[0].value, (t.obs,), piece)
+            successors = partial(self._in_pieces, lambda obs: act(obs, ())[0].value, (t.next_obs,), piece)
             last = act(after.obs, ())[0].value
         of_successors = jax.lax.cond(jnp.any(t.done & ~t.terminated), successors, lambda: value)
         return value, jnp.where(t.done, of_successors, jnp.concatenate([value[1:], last[None]]))
 
-    def _in_pieces(self, act: Act, obs: Any, piece: int) -> Array:
-        """The values of observations `[T, N, ...]`."""
-        num_steps, num_envs = jax.tree.leaves(obs)[0].shape[:2]
+    def log_prob(self, agent: Agent, transitions: Transition, memory: Any, *, piece: int) -> Array:
+        """Log-probabilities `[T, N]` of the actions that were taken.
+
+        Args:
+            memory: `[N, ...]`, the agent's before the rollout.
+            piece: observations that the networks take at once, a divisor of `T * N`.
+        """
+        t = transitions
+        if self.is_recurrent:
+            return self.sequence(agent, t.obs, t.done, memory).distribution.log_prob(t.action)
+        act = self.act(agent, table=self.uses_table(t.done.size))
+        return self._in_pieces(
+            lambda obs, action: act(obs, ())[0].distribution.log_prob(action), (t.obs, t.action), piece
+        )
+
+    def memory_after(self, agent: Agent, transitions: Transition, memory: Any) -> Any:
+        """The agent's memory `[N, ...]` after a rollout, from that before it."""
+        if not self.is_recurrent:
+            return memory
+
+        def read(memory: Any, t: Transition) -> tuple[Any, None]:
+            return reset_memory(self.step(agent, t.obs, memory)[1], t.done, self.initial_memory), None
+
+        return jax.lax.scan(read, memory, transitions)[0]
+
+    def _in_pieces(self, read: Callable[..., Array], inputs: tuple[Any, ...], piece: int) -> Array:
+        """What is read of inputs `[T, N, ...]`, `[T, N]`."""
+        num_steps, num_envs = jax.tree.leaves(inputs)[0].shape[:2]
         if self.uses_table(num_steps * num_envs):
-            return act(obs, ())[0].value
-        pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, piece, *leaf.shape[2:]), obs)
-        return jax.lax.map(lambda piece: act(piece, ())[0].value, pieces).reshape(num_steps, num_envs)
+            return read(*inputs)
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, piece, *leaf.shape[2:]), inputs)
+        return jax.lax.map(lambda piece: read(*piece), pieces).reshape(num_steps, num_envs)
 
     def _successors(self, agent: Agent, transitions: Transition, memory: Any) -> Array:
         """The values of the true successors `[T, N]`, each read with the memory after its transition."""
@@ -284,6 +310,15 @@ class ActorCritic:
             mask_of = jax.vmap(mask_of)
         mask = mask_of(obs)
         return distribution if mask is None else distribution.masked(mask)
+
+    def weight(self, obs: Any) -> Any:
+        """How much the steps at observations `[T, N, ...]` count in learning, `[T, N]`; () if all alike.
+
+        Where a single action is available there is nothing to decide, and what follows says nothing about the policy.
+        """
+        if self.task.always_decides:
+            return ()
+        return jax.vmap(jax.vmap(self.task.decides))(obs).astype(jnp.float32)
 
     def _check_pure(self, params: Any, *inputs: Any) -> None:
         """Refuse a user's network that changes its variables as it reads, or wants random numbers."""

@@ -99,6 +99,9 @@ class Config(Settings):
     ent_coef_end: Number = traced(0.0, "weight of the entropy bonus at the end", NON_NEGATIVE)
     max_grad_norm: Number = traced(0.5, "global norm to which gradients are clipped", POSITIVE)
     target_kl: Number | None = traced(None, "approximate KL beyond which the update stops", optional(POSITIVE))
+    kl_coef: Number | None = traced(
+        None, "price of a nat by which the policy strays from that at the beginning", optional(POSITIVE)
+    )
     dual_clip: Number | None = traced(None, "bound of the ratio where the advantage is negative", optional(ABOVE_1))
     huber_delta: Number | None = traced(None, "error from which on the value loss is linear", optional(POSITIVE))
 
@@ -132,6 +135,8 @@ class Config(Settings):
             raise ConfigError.of("reset_pool", self.reset_pool, f"0: env={self.env!r} has no step without a reset")
         if self.info:
             task.check_info(self.info)
+        if self.kl_coef is not None and "kl" in self.info:
+            raise ConfigError.of("info", self.info, "without kl, which is a metric of its own with kl_coef")
 
     def _check_network(self) -> None:
         """Refuse a network that does not fit."""

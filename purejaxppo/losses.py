@@ -116,7 +116,7 @@ def standardize(x: Array, weight: Any = ()) -> Array:
     """`x` shifted and scaled to mean 0 and standard deviation 1.
 
     With weights of mean 1, these are the weighted mean and deviation; they must not be negative. A single number has
-    nothing to be compared with and stays as it is; so does one that alone has a weight.
+    nothing to be compared with and stays as it is; so does one that alone has a weight, and all where none has one.
     """
     if x.size == 1:
         return x
@@ -125,7 +125,7 @@ def standardize(x: Array, weight: Any = ()) -> Array:
     if isinstance(weight, tuple):
         return centred / (root(jnp.var(centred)) + 1e-8)
     standardized = centred / (root(weighted_mean(centred**2, weight)) + 1e-8)
-    return jnp.where(jnp.sum(weight > 0) == 1, x, standardized)
+    return jnp.where(jnp.sum(weight > 0) <= 1, x, standardized)
 
 
 def normalize_weight(weight: Array) -> Array:

@@ -20,6 +20,7 @@ from purejaxppo.learning import Metrics, minimize
 from purejaxppo.losses import Batch, explained_variance, normalize_weight, ppo_loss, standardize
 from purejaxppo.normalizers import Moments, init_moments, init_reward_scale, scale_rewards, update_moments
 from purejaxppo.optimizers import clipped
+from purejaxppo.reference import Reference, follow, gap, log_ratio, optimum, start_reference
 from purejaxppo.schedules import scheduled
 from purejaxppo.settings import kind_of
 from purejaxppo.shuffling import random_permutation
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
     episodes: Metrics  # the last known means over episodes; NaN before the first one has ended
     obs_moments: Any = ()  # `Moments`, with normalize_obs
     reward_scale: Any = ()  # `RewardScale`, with normalize_reward
+    reference: Any = ()  # `Reference`, with kl_coef
 
     @property
     def agent(self) -> Agent:
@@ -80,7 +82,11 @@ def train(config: Config, key: Array, params: Any = None) -> tuple[TrainState, M
           critic expects, and in `episode_return` as 0; statistics leave both out.
         - `num_skipped`: gradient steps left out because the gradient was not finite.
         - `num_stopped`, with `target_kl`: gradient steps left out because of it. They are computed all the same.
-        - `expected_return`, with `exact_return`: of the sampled policy after the update, see `planning`.
+        - `kl`, with `kl_coef`: how far episodes strayed from the policy at the beginning, `log(pi / reference)` summed
+          over each, in nats; a mean over episodes as `episode_return` is. `regularised_return` is
+          `episode_return - kl_coef * kl`.
+        - `expected_return`, with `exact_return`: of the sampled policy after the update, see `planning`; with `kl_coef`
+          too, `gap`: how much less that policy is worth than the best one, see `planning.soft_values`.
 
     Raises:
         ConfigError: the configuration or the key is not a single one, or the parameters do not fit the networks.
@@ -109,16 +115,17 @@ def init(config: Config, key: Array, params: Any = None) -> TrainState:
     obs = jax.tree.map(lambda leaf: leaf[0], runners.obs)
     params = networks.init(key_params, obs) if params is None else networks.checked(params, obs)
     x = networks.network_input(obs)
-    return TrainState(
+    state = TrainState(
         params=params,
         opt_state=clipped(config.optimizer, config.lr, config.max_grad_norm).init(trained(params)[0]),
         runners=runners,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
-        episodes=dict.fromkeys(("episode_return", "episode_length", *config.info), jnp.full((), jnp.nan)),
+        episodes=dict.fromkeys(_episode_metrics(config), jnp.full((), jnp.nan)),
         obs_moments=init_moments(x) if config.normalize_obs else (),
         reward_scale=init_reward_scale(config.num_envs) if config.normalize_reward else (),
     )
+    return state if config.kl_coef is None else state._replace(reference=_reference(config, networks, state))
 
 
 @jit(static_argnames=["objective"])
@@ -163,14 +170,23 @@ def collect(
     acting = {"initial_memory": networks.initial_memory, "reset_pool": config.reset_pool, "info": config.info}
     runners, t = rollout(task, act, before, key, num_steps=config.num_steps, **acting)
     value, next_value = networks.values(agent, t, before, runners, piece=piece)
-    learned, scale = t if reward is None else t._replace(reward=reward(t)), state.reward_scale
+    learned, scale, reference = (
+        t if reward is None else t._replace(reward=reward(t)),
+        state.reward_scale,
+        state.reference,
+    )
+    if config.kl_coef is not None:
+        ratio = log_ratio(networks, agent, reference, t, before, piece=piece)
+        learned = learned._replace(reward=learned.reward - config.kl_coef * ratio)
+        reference, kl = follow(networks, reference, t, ratio)
+        t = t._replace(info=t.info | {"kl": kl})
     if config.normalize_reward:
         scale, scaled = scale_rewards(scale, learned.reward, t.done, config.gamma)
         learned = learned._replace(reward=scaled)
     expected = expected_reward(value, next_value, t.terminated, gamma=config.gamma)
     learned = learned._replace(reward=usable(learned.reward, expected))
     batch = to_batch(config, networks, learned, value, next_value, before.memory)
-    return state._replace(runners=runners, reward_scale=scale), t, batch
+    return state._replace(runners=runners, reward_scale=scale, reference=reference), t, batch
 
 
 def to_batch(
@@ -184,7 +200,7 @@ def to_batch(
     estimate = ADVANTAGES[config.advantage] if isinstance(config.advantage, str) else config.advantage
     discount = {"gamma": config.gamma, "gae_lambda": config.gae_lambda}
     advantage, target = estimate(t.reward, value, next_value, t.terminated, t.done, **discount)
-    batch = Batch(t.obs, t.action, t.log_prob, value, advantage, target)
+    batch = Batch(t.obs, t.action, t.log_prob, value, advantage, target, weight=networks.weight(t.obs))
     if networks.is_recurrent:
         sequences = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch._replace(done=t.done))
         return sequences._replace(memory=memory)
@@ -239,8 +255,12 @@ def finish(config: Config, state: TrainState, transitions: Transition, metrics: 
         state = state._replace(obs_moments=add_observations(config, state.obs_moments, transitions))
     num_unusable = jnp.sum(~transitions.is_usable, dtype=jnp.int32).astype(jnp.float32)
     metrics = metrics | episodes | {"num_episodes": num_episodes, "num_unusable": num_unusable}
+    if config.kl_coef is not None:
+        metrics["regularised_return"] = episodes["episode_return"] - config.kl_coef * episodes["kl"]
     if config.exact_return:
         metrics["expected_return"] = bind(config).expected_return(state.agent)
+    if config.exact_return and config.kl_coef is not None:
+        metrics["gap"] = gap(bind(config), state.agent, state.reference, config.kl_coef, config.gamma)
     return state, metrics
 
 
@@ -311,6 +331,19 @@ def add_observations(config: Config, moments: Any, transitions: Transition) -> M
     """The moments of what the networks read, with those of a rollout."""
     x = jax.vmap(jax.vmap(bind(config).network_input))(transitions.obs)
     return update_moments(moments, jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), x))
+
+
+def _reference(config: Config, networks: ActorCritic, state: TrainState) -> Reference:
+    """The policy of the state before the first update, and what the best one near it is worth."""
+    reference = start_reference(state.agent, state.runners)
+    if not config.exact_return:
+        return reference
+    return reference._replace(optimum=optimum(networks, state.agent, config.kl_coef, config.gamma))
+
+
+def _episode_metrics(config: Config) -> tuple[str, ...]:
+    """The names of what is a mean over episodes."""
+    return "episode_return", "episode_length", *config.info, *(() if config.kl_coef is None else ("kl",))
 
 
 def _permutation(config: Config, key: Array, num_samples: int) -> Array:

@@ -126,6 +126,22 @@ class Task:
         what = f"{expected}, for {self.action_kind}, but has {jnp.shape(mask)}"
         raise ConfigError(f"action_mask: must have shape {what}")
 
+    def decides(self, obs: Any) -> Array:
+        """Whether more than one action is available for one observation, a boolean; of several choices, for any."""
+        mask = self.action_mask(obs)
+        return jnp.array(True) if mask is None else jnp.any(jnp.sum(mask, axis=-1) > 1)
+
+    @cached_property
+    def always_decides(self) -> bool:
+        """Whether it is known beforehand that more than one action is available for every observation."""
+        if jax.eval_shape(self.action_mask, self.obs_spec) is None:
+            return True
+        if self.num_observations is None:
+            return False
+        with jax.ensure_compile_time_eval():
+            decides = jnp.all(jax.vmap(self.decides)(jnp.arange(self.num_observations)))
+        return not isinstance(decides, jax.core.Tracer) and bool(decides)  # parameters may be traced
+
     def _as_given_by(self, env: Any, obs: Any) -> Any:
         """An observation as an environment under wrappers gave it: a wrapper may have flattened it."""
         if env is self.env:
