@@ -95,7 +95,8 @@ def flops_per_step(config: Config) -> float:
         2 W (1 + 3 E)
 
     one forward pass in the rollout, and per epoch one forward pass and one backward pass, which counts as two. For
-    CartPole-v1, 64x64 towers and 4 epochs: 2 * 8896 * (1 + 3 * 4) = 231,296.
+    CartPole-v1, 64x64 towers and 4 epochs: 2 * 8896 * (1 + 3 * 4) = 231,296. With `kl_coef`, the policy and its
+    reference read the rollout once more, which counts as another forward pass of both networks.
 
     For networks other than the fully connected ones, XLA counts the forward pass in place of `2 W`.
 
@@ -105,7 +106,8 @@ def flops_per_step(config: Config) -> float:
     Where the policy is a table of `S` rows, only what the table needs is counted: `S` rows forward once per rollout,
     and `S` rows forward and backward once per gradient step, divided by the steps of an update.
     """
-    rollout_rows = network_rows(config, config.batch_size)
+    num_readings = 1 if config.kl_coef is None else 2
+    rollout_rows = num_readings * network_rows(config, config.batch_size)
     gradient_rows = network_rows(config, config.minibatch_size) * config.num_minibatches * config.num_epochs
     return _forward_flops(config) * (rollout_rows + 3 * gradient_rows) / config.batch_size
 

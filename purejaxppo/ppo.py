@@ -20,7 +20,7 @@ from purejaxppo.learning import Metrics, minimize
 from purejaxppo.losses import Batch, explained_variance, normalize_weight, ppo_loss, standardize
 from purejaxppo.normalizers import Moments, init_moments, init_reward_scale, scale_rewards, update_moments
 from purejaxppo.optimizers import clipped
-from purejaxppo.reference import Reference, follow, gap, log_ratio, optimum, start_reference
+from purejaxppo.reference import follow, gap, log_ratio, optimum, start_reference
 from purejaxppo.schedules import scheduled
 from purejaxppo.settings import kind_of
 from purejaxppo.shuffling import random_permutation
@@ -125,7 +125,7 @@ def init(config: Config, key: Array, params: Any = None) -> TrainState:
         obs_moments=init_moments(x) if config.normalize_obs else (),
         reward_scale=init_reward_scale(config.num_envs) if config.normalize_reward else (),
     )
-    return state if config.kl_coef is None else state._replace(reference=_reference(config, networks, state))
+    return state._replace(reference=_reference(config, networks, state))
 
 
 @jit(static_argnames=["objective"])
@@ -333,8 +333,10 @@ def add_observations(config: Config, moments: Any, transitions: Transition) -> M
     return update_moments(moments, jax.tree.map(lambda leaf: leaf.reshape(config.batch_size, *leaf.shape[2:]), x))
 
 
-def _reference(config: Config, networks: ActorCritic, state: TrainState) -> Reference:
-    """The policy of the state before the first update, and what the best one near it is worth."""
+def _reference(config: Config, networks: ActorCritic, state: TrainState) -> Any:
+    """The policy of the state before the first update, and what the best one near it is worth; () if none is asked."""
+    if config.kl_coef is None:
+        return ()
     reference = start_reference(state.agent, state.runners)
     if not config.exact_return:
         return reference
