@@ -2,7 +2,8 @@
 
 - Train: `Config`, `preset`, `describe`, `train`, its halves `init` and `update`, `TrainState`.
 - What was learned: `act`, `evaluate`, and `optimality` against the exact solution.
-- Environments: `GridWorld`, `GridWorldParams`; to bring your own, `Environment` and `check_env`.
+- Environments: `GridWorld` with `GridWorldParams`, `TokenTree` with `TokenTreeParams`; to bring your own, `Environment`
+  and `check_env`.
 - Networks: `MLP`, `CNN`, `GRU`; yours give a `Distribution` (`Categorical`, `MultiCategorical`, `DiagGaussian`,
   `TanhGaussian`) and a value; one with a memory derives from `Recurrent`.
 - Your own update: `collect` and `learn` are the halves of `update`; `rollout` (any `Policy` in any `Task`) and
@@ -26,7 +27,7 @@ from purejaxppo.algorithms import PPO, Algorithm
 from purejaxppo.config import Config
 from purejaxppo.costs import describe
 from purejaxppo.distributions import Categorical, DiagGaussian, Distribution, MultiCategorical, TanhGaussian
-from purejaxppo.environments import Environment, GridWorld, GridWorldParams, Task, check_env
+from purejaxppo.environments import Environment, GridWorld, GridWorldParams, Task, TokenTree, TokenTreeParams, check_env
 from purejaxppo.errors import ConfigError, PurejaxppoError, RunError
 from purejaxppo.evaluation import act, evaluate, optimality
 from purejaxppo.learning import minimize
@@ -58,6 +59,8 @@ __all__ = [
     "RunError",
     "TanhGaussian",
     "Task",
+    "TokenTree",
+    "TokenTreeParams",
     "TrainState",
     "act",
     "check_env",

@@ -7,6 +7,7 @@ one of the user's by its import path ("my_package.envs:Depot"), and its fields. 
 import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -15,14 +16,14 @@ import tomli_w
 
 from purejaxppo import environments, import_paths
 from purejaxppo.config import Config
-from purejaxppo.environments import GridWorld, RandomGridWorld, maps
+from purejaxppo.environments import GridWorld, RandomGridWorld, TokenTree, maps
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.networks import NETWORKS
 from purejaxppo.settings import Settings
 
 # Our classes of which a file can hold an object, by field and `type`.
 TYPES: dict[str, dict[str, Any]] = {
-    "env": {"GridWorld": GridWorld, "RandomGridWorld": RandomGridWorld},
+    "env": {"GridWorld": GridWorld, "RandomGridWorld": RandomGridWorld, "TokenTree": TokenTree},
     "network": {**NETWORKS},
 }
 NOT_FIELDS = ("parent", "name")  # of every flax module
@@ -132,7 +133,10 @@ def _of_type(name: str, table: dict[str, Any], imports: Sequence[str]) -> Any:
     for own, value in table.items():
         if own not in fields:
             raise unknown_name(f"{type_name} field", own, list(fields) or ["(it has none)"])
-        _check_type(f"{name}.{own}", value, fields[own].default)
+        if import_paths.is_path(value) and isinstance(fields[own].default, FunctionType):
+            table[own] = import_paths.find(f"{name}.{own}", value, imports)
+        else:
+            _check_type(f"{name}.{own}", value, fields[own].default)
     try:
         return kind(**{own: _hashable(value) for own, value in table.items()})
     except TypeError as error:
@@ -176,9 +180,9 @@ def _type_table(name: str, value: Any) -> dict[str, Any]:
     table = {"type": ours[0] if ours else import_paths.path_of(name, kind)}
     for field in own_fields(value):
         own = getattr(value, field.name)
-        if not isinstance(own, bool | int | float | str | tuple | list):
-            if own is field.default:  # None, a dtype, an activation: the class knows it
-                continue
+        if own is field.default and not isinstance(own, bool | int | float | str | tuple | list):
+            continue  # None, a dtype, an activation: the class knows it
+        if not isinstance(own, bool | int | float | str | tuple | list | FunctionType):
             raise ConfigError.of(f"{name}.{field.name}", own, "a number, a word, a switch or a sequence of such")
         table[field.name] = _plain(f"{name}.{field.name}", own)
     return table

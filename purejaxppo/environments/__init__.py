@@ -20,6 +20,7 @@ from purejaxppo.environments.random_gridworld import RandomGridWorld, RandomGrid
 from purejaxppo.environments.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple, has_same_form
 from purejaxppo.environments.tabular import is_tabular, tabulate
 from purejaxppo.environments.task import Task
+from purejaxppo.environments.token_tree import TokenTree, TokenTreeParams
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.planning import TabularModel
 
@@ -32,6 +33,8 @@ __all__ = [
     "RandomGridWorldParams",
     "TabularModel",
     "Task",
+    "TokenTree",
+    "TokenTreeParams",
     "check_env",
     "check_unchanged",
     "is_tabular",
@@ -49,6 +52,7 @@ OURS: dict[str, Callable[[], Any]] = {
     **{f"GridWorld-{name}": functools.partial(GridWorld, name) for name in maps.names()},
     **{f"GridWorld-{name}-coordinates": functools.partial(GridWorld, name, "coordinates") for name in maps.names()},
     "RandomGridWorld": RandomGridWorld,
+    "TokenTree": TokenTree,
     "FrozenLake8x8-misc": functools.partial(FrozenLake, map_name="8x8"),
 }
 

@@ -59,7 +59,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("[env_params]\nslip = 2", "slip=2.0: must be a number in"),
         ('[env_params]\nslip = "x"', "env_params.slip='x': must be like its present value, 0.0"),
         ("env_params = 3", "env_params=3: must be None, or parameters of GridWorld"),
-        ("[env]", r"env\.type=None: must be one of 'GridWorld', 'RandomGridWorld'"),
+        ("[env]", r"env\.type=None: must be one of 'GridWorld', 'RandomGridWorld', 'TokenTree'"),
         ('[env]\ntype = "os"', r"env\.type='os': must be one of"),
         ("[env]\ntype = []", r"env\.type=\[\]: must be one of"),
         ('[env]\ntype = "GridWorld"\nlayuot = "S.M"', "unknown GridWorld field 'layuot'; did you mean 'layout'"),

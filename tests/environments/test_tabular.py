@@ -1,6 +1,7 @@
 """The models of finite environments against what the environments do when they are stepped."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from gymnax.environments.misc.rooms import EnvState as FourRoomsState
 from gymnax.environments.misc.rooms import FourRooms
 
 from purejaxppo import ConfigError, Environment, GridWorld, GridWorldParams
-from purejaxppo.environments import RandomGridWorld, Task, is_tabular, make, make_task, tabulate
+from purejaxppo.environments import RandomGridWorld, Task, TokenTree, is_tabular, make, make_task, tabulate
 from purejaxppo.environments.gridworld import GridWorldState
+from purejaxppo.environments.token_tree import TokenTreeState
 from purejaxppo.planning import TabularModel
 from tests.support import probes
 
@@ -58,6 +60,11 @@ def states_of(env, params):
                 prev_done=np.zeros(ball_x.shape, bool),
                 time=np.zeros_like(ball_x),
             )
+        case TokenTree():
+            prefixes = [p for n in range(env.length) for p in itertools.product(range(1, env.num_tokens), repeat=n)]
+            tokens = np.array([p + (0,) * (env.length - len(p)) for p in prefixes], np.int32)
+            sizes = np.array([len(p) for p in prefixes], np.int32)
+            return TokenTreeState(tokens, np.arange(len(prefixes), dtype=np.int32), sizes)
 
 
 def goes_on_from(env, model):
@@ -172,6 +179,7 @@ EXACT = {
     "island": (GridWorld(ISLAND), PARAMS),
     "treasure": (make("GridWorld-treasure"), GridWorldParams()),
     "many starts": (GridWorld("S.S\n.#.\nS.M", features_as="coordinates"), PARAMS),
+    "tokens": (TokenTree(), TokenTree().default_params),
     "FrozenLake": (FrozenLake(is_slippery=False, reward_schedule=(1.0, -0.5, -0.125)), FrozenLake().default_params),
     "FrozenLake 8x8": (FrozenLake(map_name="8x8", is_slippery=False), FrozenLake().default_params),
     "FrozenLake oblong": (FrozenLake(desc=("FFS", "GHF"), is_slippery=False), FrozenLake().default_params),
