@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.settings import UNIT_INTERVAL, Constraint, Number, check_traced, kind_of
+from purejaxppo.settings import UNIT_INTERVAL, Constraint, Number, check_kind, check_traced
 
 TOLERANCE = 2e-7  # change of a value, relative to the largest, that is taken for none in float32
 MAX_SWEEPS = 20_000
@@ -252,8 +252,7 @@ def _check_model(model: TabularModel) -> None:
     Raises:
         ConfigError: with the field, what is wrong, and what is allowed.
     """
-    if not isinstance(model, TabularModel):
-        raise ConfigError(f"model: must be a TabularModel, not {kind_of(model)}")
+    check_kind("model", model, TabularModel)
     shape = np.shape(model.next_state)
     if len(shape) != 3 or 0 in shape:
         raise ConfigError(f"model.next_state: has shape {shape}; must be [S, A, K], none of them 0")
