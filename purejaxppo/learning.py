@@ -70,7 +70,8 @@ def minimize(
     check_kind("optimizer", optimizer, optax.GradientTransformation)
     for name, arrays in {"params": params, "opt_state": opt_state, "batch": batch}.items():
         check_arrays(name, arrays)
-    if jax.tree.structure(opt_state) != jax.tree.structure(jax.eval_shape(optimizer.init, params)):
+    structure: Any = jax.tree.structure(opt_state)
+    if structure != jax.tree.structure(jax.eval_shape(optimizer.init, params)):
         raise ConfigError("opt_state: must be structured like optimizer.init(params)")
     check_key(key)
     num_epochs = check_static("num_epochs", num_epochs, COUNT)

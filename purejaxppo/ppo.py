@@ -115,7 +115,7 @@ def init(config: Config, key: Array, params: Any = None) -> TrainState:
         runners=runners,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
-        episodes=dict.fromkeys(("episode_return", "episode_length", *config.info), jnp.full((), jnp.nan)),
+        episodes=dict.fromkeys(("episode_return", "episode_length", *config.info), jnp.full((), jnp.nan, float)),
         obs_moments=init_moments(x) if config.normalize_obs else (),
         reward_scale=init_reward_scale(config.num_envs) if config.normalize_reward else (),
     )
