@@ -79,9 +79,18 @@ def _check_arguments(arguments: dict[str, Any], static_argnames: Sequence[str]) 
             if not isinstance(value, Hashable):
                 raise ConfigError.of(name, value, "hashable, as it shapes the program")
             continue
-        for leaf in jax.tree.leaves(value):
-            try:
-                jax.eval_shape(lambda x: x, leaf)
-            except (TypeError, ValueError, OverflowError):
-                held = "" if leaf is value else f", which holds {leaf!r}"
-                raise ConfigError(f"{name}: must be made of arrays and numbers, not {value!r}{held}") from None
+        check_arrays(name, value)
+
+
+def check_arrays(name: str, value: Any) -> None:
+    """Refuse a pytree that holds anything but arrays and numbers.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for leaf in jax.tree.leaves(value):
+        try:
+            jax.eval_shape(lambda x: x, leaf)
+        except (TypeError, ValueError, OverflowError):
+            held = "" if leaf is value else f", which holds {leaf!r}"
+            raise ConfigError(f"{name}: must be made of arrays and numbers, not {value!r}{held}") from None

@@ -11,8 +11,10 @@ from jax import Array
 from purejaxppo.distributions import Distribution
 from purejaxppo.environments import Task
 from purejaxppo.environments.task import flat_info
+from purejaxppo.keys import check_key
 from purejaxppo.networks import reset_memory
 from purejaxppo.numerics import add
+from purejaxppo.settings import COUNT, FUNCTION, WHOLE, check_kind, check_static
 from purejaxppo.usable import usable
 
 
@@ -92,7 +94,18 @@ def rollout(
 
     Returns:
         `(runners, transitions)`, `[N]` and `[T, N]`.
+
+    Raises:
+        ConfigError: an argument is not what it must be.
     """
+    check_kind("task", task, Task)
+    check_static("act", act, FUNCTION)
+    check_kind("runners", runners, Runner)
+    check_key(key)
+    num_steps, reset_pool = check_static("num_steps", num_steps, COUNT), check_static("reset_pool", reset_pool, WHOLE)
+    check_kind("info", info, Sequence)
+    if info:
+        task.check_info(info)
     num_envs = len(runners.episode_length)
     key_action, key_env, *key_pool = jax.random.split(key, 3 if reset_pool else 2)
     pool = jax.vmap(task.reset)(jax.random.split(key_pool[0], reset_pool)) if reset_pool else None

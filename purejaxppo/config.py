@@ -28,7 +28,7 @@ from purejaxppo.settings import (
     Constraint,
     Number,
     Settings,
-    kind_of,
+    check_kind,
     one_of,
     optional,
     static,
@@ -185,23 +185,13 @@ class Config(Settings):
         return self.total_timesteps // self.batch_size
 
 
-def check_type(config: Any) -> None:
-    """Refuse what is no configuration.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if not isinstance(config, Config):
-        raise ConfigError(f"config: must be a Config, not {kind_of(config)}")
-
-
 def check_config(config: Any) -> None:
     """Refuse what is not one configuration, and a setting of JAX's with which nothing can be trained.
 
     Raises:
         ConfigError: it is none, a traced field holds many numbers, or `jax_debug_nans` is set.
     """
-    check_type(config)
+    check_kind("config", config, Config)
     numbers = [f.name for f in dataclasses.fields(config) if not f.metadata["static"] and f.name != "env_params"]
     for name in numbers:
         shape = np.shape(getattr(config, name))

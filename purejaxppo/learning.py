@@ -6,10 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
+from purejaxppo._jit import check_arrays
+from purejaxppo.errors import ConfigError
+from purejaxppo.keys import check_key
 from purejaxppo.optimizers import global_norm
+from purejaxppo.settings import COUNT, FUNCTION, check_kind, check_static
 
 Metrics = dict[str, Array]
 Loss = Callable[
@@ -54,10 +59,21 @@ def minimize(
     Returns:
         `(params, opt_state, metrics)`: the loss's metrics and `grad_norm`, the gradient's norm as the optimizer gets
         it, as means over steps; `num_skipped` steps left out because they were not finite; with `stop`, `num_stopped`.
+
+    Raises:
+        ConfigError: an argument is not what it must be.
     """
+    check_key(key)
+    _check_functions(loss=loss, prepare=prepare, permutation=permutation, **({} if stop is None else {"stop": stop}))
+    _check_optimizer(optimizer, params, opt_state)
+    num_epochs = check_static("num_epochs", num_epochs, COUNT)
+    num_samples = _num_samples(batch)
+    num_minibatches = _divisor("num_minibatches", num_minibatches, num_samples)
+    if microbatch_size is not None:
+        microbatch_size = _divisor("microbatch_size", microbatch_size, num_samples // num_minibatches)
 
     def epoch(carry: tuple[Any, Any, Array], key: Array) -> tuple[tuple[Any, Any, Array], tuple[Metrics, Metrics]]:
-        order = permutation(key, jax.tree.leaves(batch)[0].shape[0])
+        order = permutation(key, num_samples)
         return jax.lax.scan(step, carry, order.reshape(num_minibatches, -1))
 
     def step(carry: tuple[Any, Any, Array], indices: Array) -> tuple[tuple[Any, Any, Array], tuple[Metrics, Metrics]]:
@@ -79,6 +95,51 @@ def minimize(
     return params, opt_state, jax.tree.map(jnp.mean, metrics) | jax.tree.map(jnp.sum, counts)
 
 
+def _check_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        check_static(name, function, FUNCTION)
+
+
+def _check_optimizer(optimizer: Any, params: Any, opt_state: Any) -> None:
+    """Refuse what is no optimizer, or is not in a state for these parameters.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    check_kind("optimizer", optimizer, optax.GradientTransformation)
+    check_arrays("params", params)
+    check_arrays("opt_state", opt_state)
+    structure: Any = jax.tree.structure(opt_state)
+    if structure != jax.tree.structure(jax.eval_shape(optimizer.init, params)):
+        raise ConfigError("opt_state: must be structured like optimizer.init(params)")
+
+
+def _num_samples(batch: Any) -> int:
+    """The length of the first axis of all arrays of a batch.
+
+    Raises:
+        ConfigError: they have none in common.
+    """
+    check_arrays("batch", batch)
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(lengths) != 1 or lengths == {()}:
+        found = ", ".join(str(*length) or "none" for length in sorted(lengths)) or "no arrays"
+        raise ConfigError(f"batch: must be made of arrays with the same first axis, its samples; it has {found}")
+    return lengths.pop()[0]
+
+
+def _divisor(name: str, value: Any, number: int) -> int:
+    """A count that divides a number.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    value = check_static(name, value, COUNT)
+    if number % value:
+        raise ConfigError.of(name, value, f"a divisor of {number}")
+    return value
+
+
 def _look_up(batch: Any, indices: Array) -> Any:
     """The samples at `indices`."""
     look_up = partial(jnp.take, indices=indices, axis=0, mode="clip")
@@ -90,7 +151,7 @@ def _gradient(loss: Loss, params: Any, minibatch: Any, microbatch_size: int | No
     """The gradient of the loss on a minibatch by the parameters, and the loss's metrics."""
     gradient = jax.grad(loss, has_aux=True)
     num_samples = jax.tree.leaves(minibatch)[0].shape[0]
-    num_pieces = max(1, num_samples // (microbatch_size or num_samples))
+    num_pieces = num_samples // (microbatch_size or num_samples)
     if num_pieces == 1:
         return gradient(params, minibatch)
     pieces = jax.tree.map(lambda leaf: leaf.reshape(num_pieces, -1, *leaf.shape[1:]), minibatch)

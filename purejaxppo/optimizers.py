@@ -16,6 +16,7 @@ MakeOptimizer = Callable[[Any], optax.GradientTransformation]
 # Under Adam's root: it makes the derivative by a hyperparameter finite where no gradient was ever seen, and is lost in
 # the rounding of everything else.
 TINY = float(np.finfo(np.float32).tiny)
+LEAST = 1e-17  # whose square, times what momentum makes of it, is larger than `TINY`
 
 
 def adam(lr: Any) -> optax.GradientTransformation:
@@ -30,7 +31,12 @@ def adamw(lr: Any) -> optax.GradientTransformation:
 
 def muon(lr: Any) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024): orthogonalised momentum for matrices, Adam for the rest."""
-    return optax.contrib.muon(lr, adam_eps_root=TINY)
+    return optax.chain(_away_from_zero(), optax.contrib.muon(lr, adam_eps_root=TINY))
+
+
+def _away_from_zero() -> optax.GradientTransformation:
+    """Add to a gradient what is lost in its rounding: optax's muon takes norms, which have no derivative at 0."""
+    return optax.stateless(lambda gradient, params: jax.tree.map(lambda leaf: leaf + LEAST, gradient))
 
 
 def rmsprop(lr: Any) -> optax.GradientTransformation:

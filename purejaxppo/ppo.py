@@ -12,7 +12,7 @@ from purejaxppo._jit import jit
 from purejaxppo.acting import Runner, Transition, rollout, start
 from purejaxppo.actor_critic import ActorCritic, Agent, trained
 from purejaxppo.advantages import ADVANTAGES, expected_reward
-from purejaxppo.config import Config, check_config, check_type
+from purejaxppo.config import Config, check_config
 from purejaxppo.environments import make_task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
@@ -22,7 +22,7 @@ from purejaxppo.normalizers import Moments, init_moments, init_reward_scale, sca
 from purejaxppo.optimizers import clipped
 from purejaxppo.reference import follow, gap, log_ratio, optimum, start_reference
 from purejaxppo.schedules import scheduled
-from purejaxppo.settings import kind_of
+from purejaxppo.settings import check_kind, kind_of
 from purejaxppo.shuffling import random_permutation
 from purejaxppo.usable import usable
 
@@ -121,7 +121,7 @@ def init(config: Config, key: Array, params: Any = None) -> TrainState:
         runners=runners,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
-        episodes=dict.fromkeys(_episode_metrics(config), jnp.full((), jnp.nan)),
+        episodes=dict.fromkeys(_episode_metrics(config), jnp.full((), jnp.nan, float)),
         obs_moments=init_moments(x) if config.normalize_obs else (),
         reward_scale=init_reward_scale(config.num_envs) if config.normalize_reward else (),
     )
@@ -162,8 +162,12 @@ def collect(
     Returns:
         `(state, transitions, batch)`: the state after acting; the transitions `[T, N]`; and what there is to learn from
         as samples `[T * N]`, for networks with a memory as sequences `[N, T]`.
+
+    Raises:
+        ConfigError: the state is not of one agent, or the key is not a single one.
     """
     networks = bind(config)
+    check_single(state)
     task, agent, before = networks.task, state.agent, state.runners
     act = networks.act(agent, table=networks.uses_table(config.batch_size))
     piece = networks.microbatch_size(state.params, config.minibatch_size)
@@ -218,8 +222,14 @@ def learn(
 
     Returns:
         `(state, metrics)`: the state with other parameters, and the metrics of learning.
+
+    Raises:
+        ConfigError: the state is not of one agent, the batch is none, or the key is not a single one.
     """
-    networks, rates = bind(config), rates_at(config, state.num_updates)
+    networks = bind(config)
+    check_single(state)
+    check_kind("batch", batch, Batch)
+    rates = rates_at(config, state.num_updates)
     objective = objective or ppo_objective
 
     def loss(params: Any, minibatch: Batch) -> tuple[Array, Metrics]:
@@ -286,7 +296,7 @@ def bind(config: Config) -> ActorCritic:
     Raises:
         ConfigError: it is no configuration.
     """
-    check_type(config)
+    check_kind("config", config, Config)
     task = make_task(config.env, config.env_params, fills=not config.normalize_obs)  # normalising fills by itself
     return ActorCritic(task, config.network, config.normalize_obs)
 

@@ -41,11 +41,22 @@ SMALL_COUNT = Constraint(  # of what stands side by side in memory
 )
 LARGE_COUNT = Constraint("an integer >= 1", lambda x: x >= 1, number=int)  # of the host
 SWITCH = Constraint("True or False", lambda x: isinstance(x, bool | np.bool_), number=None)
+FUNCTION = Constraint("a function", callable, number=None)
 
 
 def kind_of(value: Any) -> str:
     """What a value is, in a word, for an error."""
     return "an array" if isinstance(value, jax.core.Tracer) else type(value).__name__
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Refuse what is not of a class.
+
+    Raises:
+        ConfigError: it is of another one.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name}: must be a {kind.__name__}, not {kind_of(value)}")
 
 
 def one_of(*choices: str, or_else: str | None = None) -> Constraint:

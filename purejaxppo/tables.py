@@ -19,7 +19,7 @@ from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, RandomGridWorld, TokenTree, maps
 from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.networks import NETWORKS
-from purejaxppo.settings import Settings
+from purejaxppo.settings import Settings, check_kind
 
 # Our classes of which a file can hold an object, by field and `type`.
 TYPES: dict[str, dict[str, Any]] = {
@@ -41,6 +41,7 @@ def loads(text: str, kind: type[Any] = Config, *, imports: Sequence[str] = (), m
     Raises:
         ConfigError: it is not TOML, or a field in it cannot be used.
     """
+    check_kind("text", text, str)
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -65,6 +66,7 @@ def from_table(
     Raises:
         ConfigError: a field in it cannot be used.
     """
+    check_kind("table", table, Mapping)
     if not may_name_files:
         _check_no_path(table.get("env"))
     values = to_objects(table, imports=imports)
@@ -93,6 +95,7 @@ def to_table(settings: Settings) -> dict[str, Any]:
     Raises:
         ConfigError: a field is an array, or an object that could not be made again from a file.
     """
+    check_kind("settings", settings, Settings)
     fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     params = fields.pop("env_params", None)
     table = {name: _plain(name, value) for name, value in fields.items() if value is not None}

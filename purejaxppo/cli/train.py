@@ -17,7 +17,7 @@ from purejaxppo.config import Config
 from purejaxppo.costs import describe
 from purejaxppo.errors import ConfigError
 from purejaxppo.experiment import RunOptions, run
-from purejaxppo.experiment.runs.devices import available_bytes, needed_bytes
+from purejaxppo.experiment.runs.devices import check_memory, needed_bytes
 from purejaxppo.experiment.runs.run import check_free
 from purejaxppo.ppo import train
 
@@ -78,9 +78,7 @@ def train_at_once(config: Config, seeds: Seeds) -> Result:
     keys = seeds.keys
     started = time.perf_counter()
     program = compile(jax.jit(jax.vmap(train, in_axes=(None, 0))), config, keys)
-    needed, free = needed_bytes(program), available_bytes()
-    if needed > free:  # the system may end a process that takes more, without a word
-        raise ConfigError(f"num_seeds={seeds.num_seeds}: needs {needed:,} bytes of memory, but {free:,} are free")
+    check_memory(seeds.num_seeds, needed_bytes(program))
     compiled = time.perf_counter()
     state, metrics = jax.block_until_ready(program(config, keys))
     seconds = time.perf_counter() - compiled

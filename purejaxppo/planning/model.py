@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from purejaxppo.errors import ConfigError
-from purejaxppo.settings import Constraint, check_traced, kind_of
+from purejaxppo.settings import Constraint, check_kind, check_traced
 
 HORIZON = Constraint(
     "an integer in [1, 2**20], as planning goes over every step", lambda x: (x >= 1) & (x <= 2**20), number=int
@@ -61,8 +61,7 @@ def check_model(model: TabularModel) -> None:
     Raises:
         ConfigError: with the field, what is wrong, and what is allowed.
     """
-    if not isinstance(model, TabularModel):
-        raise ConfigError(f"model: must be a TabularModel, not {kind_of(model)}")
+    check_kind("model", model, TabularModel)
     shape = np.shape(model.next_state)
     if len(shape) != 3 or 0 in shape:
         raise ConfigError(f"model.next_state: has shape {shape}; must be [S, A, K], none of them 0")

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from purejaxppo import GRU, MLP, Config, GridWorld, GridWorldParams, cli, preset
+from purejaxppo.experiment.runs import devices
 from purejaxppo.tables import dumps
 from tests.support import programs
 from tests.support.flags import SMALL, parse
@@ -254,6 +255,15 @@ def test_too_little_memory_is_one_line(capsys, monkeypatch):
     assert cli.main(["train", *SMALL]) == 2
     expected = "purejaxppo: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.)\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("flags", [(), ("--directory", "run")])
+def test_what_does_not_fit_into_the_memory_is_not_begun(flags, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(devices, "available_bytes", lambda: 5)
+    assert cli.main(["train", *SMALL, *flags]) == 2
+    expected = r"purejaxppo: num_seeds=\d+: needs [\d,]+ bytes of memory, but 5 are free\n"
+    assert re.fullmatch(expected, capsys.readouterr().err)
 
 
 def test_a_broken_map_is_one_line_with_its_place(capsys, tmp_path):

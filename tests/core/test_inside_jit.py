@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purejaxppo import Config, ConfigError, train
+from purejaxppo import Config, ConfigError, init, train, update
 from tests.support.small import SMALL
 
 CONFIG = Config(env="GridWorld-treasure", **SMALL)
@@ -79,6 +79,26 @@ def test_with_64_bits_it_trains(changes):
         state, metrics = train(CONFIG.replace(**changes), KEY)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
     assert np.all(np.isfinite(metrics["value_loss"]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"env": "CartPole-v1", "normalize_obs": True, "normalize_reward": True},
+        {"network": "gru"},
+        {"env": "GridWorld-treasure"},
+    ],
+    ids=str,
+)
+def test_with_64_bits_an_update_keeps_the_types_of_a_state(changes):
+    """A scan would make them equal, which a run, whose programs are compiled for them, does not."""
+    config = Config(**SMALL | {"env": "CartPole-v1"} | changes)
+    with jax.enable_x64(True):
+        before = jax.eval_shape(lambda key: init(config, key), KEY)
+        after = jax.eval_shape(lambda key: update(config, init(config, key))[0], KEY)
+    for leaf, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (new.dtype, new.weak_type) == (leaf.dtype, leaf.weak_type)
 
 
 def test_a_debugger_of_nans_is_refused():

@@ -5,6 +5,7 @@ import pickle
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from purejaxppo import (
@@ -14,19 +15,27 @@ from purejaxppo import (
     GridWorld,
     act,
     check_env,
+    collect,
     describe,
     environments,
     evaluate,
     experiment,
     init,
+    learn,
+    minimize,
     optimality,
     planning,
     preset,
+    rollout,
+    tables,
     train,
     update,
 )
+from purejaxppo.environments import make_task
+from purejaxppo.experiment.reports import formats
 
 KEY = jax.random.key(0)
+SGD = optax.sgd(0.1)
 CONFIG = Config(num_envs=4, num_steps=8, total_timesteps=64, network=MLP(hidden_sizes=(4,)))
 OTHER = CONFIG.replace(network=MLP(hidden_sizes=(5,)))
 BOXES = CONFIG.replace(env="CartPole-v1")
@@ -35,6 +44,16 @@ BOXES = CONFIG.replace(env="CartPole-v1")
 @functools.cache
 def state(config=CONFIG):
     return init(config, KEY)
+
+
+def rolled(**wrong):
+    right = {"task": make_task(GridWorld()), "act": lambda obs, memory: None, "runners": state().runners, "key": KEY}
+    return rollout(**right | {"num_steps": 2} | wrong)
+
+
+def minimized(**wrong):
+    right = {"loss": lambda w, x: (jnp.mean(w * x), {}), "optimizer": SGD, "params": 1.0, "batch": jnp.ones(8)}
+    return minimize(**right | {"opt_state": SGD.init(1.0), "key": KEY} | wrong)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +70,31 @@ def state(config=CONFIG):
         (lambda: update(OTHER, state()), r"state.params: must have an array .*kernel of shape \(31, 5\)"),
         (lambda: update(CONFIG, state(), objective=[1]), r"objective=\[1\]: must be hashable"),
         (lambda: update(CONFIG, state(), objective=3), "objective=3: must be a function"),
+        (lambda: collect(CONFIG, 3, KEY), "state: must be a TrainState"),
+        (lambda: collect(CONFIG, state(), 3), "key: must be a typed key"),
+        (lambda: learn(CONFIG, 3, None, KEY), "state: must be a TrainState"),
+        (lambda: learn(CONFIG, state(), 3, KEY), "batch: must be a Batch, not int"),
+        (lambda: rolled(task=3), "task: must be a Task, not int"),
+        (lambda: rolled(act=3), "act=3: must be a function"),
+        (lambda: rolled(runners=state()), "runners: must be a Runner, not TrainState"),
+        (lambda: rolled(key=3), "key: must be a typed key"),
+        (lambda: rolled(num_steps=2.5), "num_steps=2.5: must be an integer >= 1"),
+        (lambda: rolled(reset_pool=-1), "reset_pool=-1: must be an integer >= 0"),
+        (lambda: rolled(info=3), "info: must be a Sequence, not int"),
+        (lambda: rolled(info=["success"]), "unknown info 'success'"),
+        (lambda: minimized(loss=3), "loss=3: must be a function"),
+        (lambda: minimized(optimizer="adam"), "optimizer: must be a GradientTransformation, not str"),
+        (lambda: minimized(params="x"), "params: must be made of arrays and numbers, not 'x'"),
+        (lambda: minimized(opt_state=3), r"opt_state: must be structured like optimizer.init\(params\)"),
+        (lambda: minimized(batch=[jnp.ones(8), 3]), "batch: .* the same first axis, its samples; it has none, 8"),
+        (lambda: minimized(batch=()), "batch: .* the same first axis, its samples; it has no arrays"),
+        (lambda: minimized(key=3), "key: must be a typed key"),
+        (lambda: minimized(num_epochs=0), "num_epochs=0: must be an integer >= 1"),
+        (lambda: minimized(num_minibatches=3), "num_minibatches=3: must be a divisor of 8"),
+        (lambda: minimized(num_minibatches=2, microbatch_size=3), "microbatch_size=3: must be a divisor of 4"),
+        (lambda: minimized(prepare=3), "prepare=3: must be a function"),
+        (lambda: minimized(permutation=3), "permutation=3: must be a function"),
+        (lambda: minimized(stop=3), "stop=3: must be a function"),
         (lambda: experiment.run(CONFIG, KEY, "nowhere", callback=3), "callback=3: must be a function"),
         (lambda: experiment.run(CONFIG, KEY, "nowhere", loggers=3), "loggers=3: must be a sequence of functions"),
         (lambda: experiment.run(CONFIG, KEY, "nowhere", loggers=["x"]), r"loggers=\['x'\]: must be a sequence"),
@@ -85,6 +129,13 @@ def state(config=CONFIG):
         (lambda: experiment.load(None), "directory=None: must be a path"),
         (lambda: experiment.load_policy(3), "directory=3: must be a path"),
         (lambda: experiment.load_trials(3), "directory=3: must be a path"),
+        (lambda: tables.loads(5), "text: must be a str, not int"),
+        (lambda: tables.from_table(5), "table: must be a Mapping, not int"),
+        (lambda: tables.dumps(5), "settings: must be a Settings, not int"),
+        (lambda: formats.to_json(3), "report: must be a Report, not int"),
+        (lambda: formats.to_markdown(3), "report: must be a Report, not int"),
+        (lambda: formats.tables(3), "report: must be a Report, not int"),
+        (lambda: formats.write(3, "nowhere"), "report: must be a Report, not int"),
         (lambda: experiment.report(3), "sources=3: must be directories"),
         (lambda: experiment.sweep(CONFIG, KEY, num_seeds=1, over=5), "over=5: must be a mapping"),
         (lambda: experiment.sweep("x", KEY, num_seeds=1, over={}), "config: must be a Config, not a str"),

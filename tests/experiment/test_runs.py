@@ -13,7 +13,7 @@ import pytest
 from purejaxppo import GRU, MLP, Config, ConfigError, GridWorldParams, act, init, optimality, preset, train
 from purejaxppo.algorithms import PPO
 from purejaxppo.experiment import RunOptions, load, load_policy, resume, run
-from purejaxppo.experiment.runs import files, loop
+from purejaxppo.experiment.runs import devices, files, loop
 from purejaxppo.experiment.runs.checkpoints import fingerprint
 from purejaxppo.experiment.runs.provenance import provenance
 from purejaxppo.experiment.runs.rows import Programs, equal_rows
@@ -66,6 +66,33 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert len(summary["metrics"]["episode_return"]) == 3
     assert len((directory / files.METRICS).read_text().splitlines()) == NUM_UPDATES
     assert len((directory / files.TABLE).read_text().splitlines()) == 1 + 3 * NUM_UPDATES
+
+
+@pytest.fixture
+def _wide():
+    """With 64 bits in all threads, as checkpoints are read by others."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.usefixtures("_wide")
+def test_with_64_bits_a_run_is_trained_and_goes_on(tmp_path):
+    run(CONFIG, KEYS[0], tmp_path / "run")
+    state, metrics = resume(tmp_path / "run", total_timesteps=CONFIG.total_timesteps + CONFIG.batch_size)
+    assert state.num_updates == NUM_UPDATES + 1
+    assert np.all(np.isfinite(metrics["value_loss"]))
+
+
+def test_a_run_that_does_not_fit_into_the_memory_leaves_what_is_there(tmp_path, monkeypatch):
+    kept = shutil.copytree(uninterrupted(KEYS)[0], tmp_path / "kept")
+    monkeypatch.setattr(devices, "available_bytes", lambda: 5)
+    for directory in (kept, tmp_path / "new"):
+        with pytest.raises(ConfigError, match=r"num_seeds=3: needs [\d,]+ bytes of memory, but 5 are free"):
+            run(CONFIG, KEYS, directory, options=QUIET, overwrite=True)
+    monkeypatch.undo()
+    assert load(kept)[1].num_updates[0] == NUM_UPDATES
+    assert run(CONFIG, KEYS, tmp_path / "new", options=QUIET)[0].num_updates[0] == NUM_UPDATES
 
 
 def test_outside_of_a_repository_there_is_no_git_state(tmp_path, monkeypatch):

@@ -24,11 +24,11 @@ from purejaxppo.algorithms import PPO
 from purejaxppo.errors import PurejaxppoError, RunError
 from purejaxppo.experiment import RunOptions, load_agents, load_trials
 from purejaxppo.experiment.runs import checkpoints, files
-from purejaxppo.experiment.runs.rows import Programs, every_row
+from purejaxppo.experiment.runs.rows import every_row
 from purejaxppo.experiment.sweeps import sweep as sweeps
 from purejaxppo.experiment.sweeps.sweep import sweep
 from tests.support import probes
-from tests.support.runs import checkpoint_always, interrupt
+from tests.support.runs import checkpoint_always, interrupt, needed_bytes
 from tests.support.small import ROOT, leaves_of
 
 NUM_UPDATES = 4
@@ -54,7 +54,7 @@ def _small_batches(monkeypatch):
 @functools.cache
 def available_bytes():
     rows = every_row([CONFIG, CONFIG.replace(lr=0.5)], jax.random.split(KEY, 1))
-    return 2 * Programs(PPO, rows, num_episodes=128).num_bytes
+    return 2 * needed_bytes(rows)
 
 
 @pytest.fixture(scope="module")

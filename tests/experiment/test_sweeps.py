@@ -12,10 +12,11 @@ from purejaxppo import MLP, Config, ConfigError, GridWorld, ppo, train
 from purejaxppo.algorithms import PPO
 from purejaxppo.experiment import RunOptions
 from purejaxppo.experiment.runs import devices
-from purejaxppo.experiment.runs.rows import EVALUATION, Programs, every_row
+from purejaxppo.experiment.runs.rows import EVALUATION, every_row
 from purejaxppo.experiment.sweeps import sweep as sweeps
 from purejaxppo.experiment.sweeps.combinations import combinations
 from purejaxppo.experiment.sweeps.sweep import sweep
+from tests.support.runs import needed_bytes
 
 CONFIG = Config(env=GridWorld("S.M\n.D."), num_envs=2, num_steps=8, total_timesteps=48, network=MLP(hidden_sizes=(4,)))
 KEY = jax.random.key(3)
@@ -47,7 +48,7 @@ def num_bytes(num_rows, **over):
     """What a program of some of a sweep's rows needs, according to XLA."""
     configs = [config for _, config in combinations(CONFIG, over)]
     rows = every_row(configs, jax.random.split(KEY, num_rows))
-    return Programs(PPO, rows.take(np.arange(num_rows)), num_episodes=128).num_bytes
+    return needed_bytes(rows.take(np.arange(num_rows)))
 
 
 def assert_same(actual, expected, **tolerance):

@@ -14,6 +14,7 @@ from purejaxppo.algorithms import PPO
 from purejaxppo.experiment import RunOptions, run
 from purejaxppo.experiment.runs import checkpoints, files, loop, record
 from purejaxppo.experiment.runs.checkpoints import fingerprint
+from purejaxppo.experiment.runs.rows import Programs
 from purejaxppo.experiment.runs.run import open_run
 
 NUM_UPDATES = 8
@@ -89,6 +90,13 @@ def crash_at(update):
             raise Crash
 
     return callback
+
+
+def needed_bytes(rows):
+    """What a sweep's programs of some rows need, according to XLA."""
+    programs = Programs(PPO, rows, num_episodes=128)
+    programs.compile_evaluation()
+    return programs.num_bytes
 
 
 def checkpoint_always(monkeypatch):

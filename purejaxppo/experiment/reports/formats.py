@@ -18,6 +18,7 @@ from purejaxppo.errors import ConfigError, in_one_line
 from purejaxppo.experiment.reports.report import Curve, Report, Row
 from purejaxppo.experiment.reports.statistics import Interval, as_scores, in_words
 from purejaxppo.experiment.runs import files
+from purejaxppo.settings import check_kind
 from purejaxppo.user_files import to_path
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ Cells = list[list[str]]  # lines of a table, the header first
 
 def to_json(report: Report) -> str:
     """Write all numbers, every seed's among them; NaN is null."""
+    check_kind("report", report, Report)
     return json.dumps(_plain(report), indent=1, allow_nan=False)
 
 
@@ -48,6 +50,7 @@ def _plain(value: Any) -> Any:
 
 def tables(report: Report) -> list[Table]:
     """Lay out for the terminal a table of configurations and one of seeds, of each environment."""
+    check_kind("report", report, Report)
     found = []
     for environment, rows in _by_environment(report):
         found.append(_terminal_table(environment, _summary(report, rows), " ".join(_without_score(rows))))
@@ -72,6 +75,7 @@ def to_markdown(report: Report, pictures: Sequence[Sequence[str]] = ()) -> str:
         report: to write.
         pictures: the names of the picture files of each environment.
     """
+    check_kind("report", report, Report)
     threshold = ""
     if report.threshold is not None:
         mean = f" of {report.window} updates" if report.window > 1 else ""
@@ -108,6 +112,7 @@ def write(report: Report, directory: str | Path, *, overwrite: bool = False) -> 
         ConfigError: the directory is a run's, or holds such files.
         RunError: it cannot be written to.
     """
+    check_kind("report", report, Report)
     path = to_path("directory", directory)
     pictures = [_picture_names(number, rows) for number, (_, rows) in enumerate(_by_environment(report))]
     names = [JSON, MARKDOWN, *(name for group in pictures for name in group)]

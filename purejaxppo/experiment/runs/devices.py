@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from purejaxppo.errors import ConfigError
+
 
 def default_device() -> jax.Device:
     """Choose JAX's first device, on which a run is trained and its checkpoints are placed."""
@@ -31,3 +33,14 @@ def needed_bytes(program: Any) -> int:
     need = program.memory_analysis()
     whole = need.argument_size_in_bytes + need.output_size_in_bytes + need.temp_size_in_bytes
     return int(whole - need.alias_size_in_bytes)
+
+
+def check_memory(num_agents: int, needed: int) -> None:
+    """Refuse what does not fit into the memory: the system may end a process that takes more, without a word.
+
+    Raises:
+        ConfigError: it needs more than is free.
+    """
+    free = available_bytes()
+    if needed > free:
+        raise ConfigError(f"num_seeds={num_agents}: needs {needed:,} bytes of memory, but {free:,} are free")

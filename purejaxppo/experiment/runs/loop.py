@@ -19,6 +19,7 @@ import numpy as np
 from purejaxppo.algorithms import Algorithm
 from purejaxppo.errors import RunError
 from purejaxppo.experiment.runs import checkpoints, files
+from purejaxppo.experiment.runs.devices import check_memory
 from purejaxppo.experiment.runs.files import CHECKPOINTS, EVALUATIONS, METRICS, SUMMARY
 from purejaxppo.experiment.runs.loggers import Loggers, MakeLogger
 from purejaxppo.experiment.runs.record import MetricsLog, read_evaluations, read_metrics, truncate
@@ -74,8 +75,22 @@ class Job(NamedTuple):
         return self.next_evaluation(num_updates - 1) == num_updates
 
     def compile(self) -> Programs:
-        """Compile what trains it."""
-        return Programs(self.algorithm, self.rows, num_episodes=self.options.evaluation_episodes, params=self.params)
+        """Compile what trains it, and what evaluates it if anything does."""
+        num_episodes = self.options.evaluation_episodes
+        programs = Programs(self.algorithm, self.rows, num_episodes=num_episodes, params=self.params)
+        if self.options.num_evaluations:
+            programs.compile_evaluation()  # now, when a signal that comes meanwhile costs nothing
+        return programs
+
+    def compile_to_fit(self) -> Programs:
+        """Compile it, if that fits into the memory.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        programs = self.compile()
+        check_memory(programs.num_rows, programs.num_bytes)
+        return programs
 
 
 class Progress(NamedTuple):
@@ -131,10 +146,11 @@ def train(
         `(state, outcome)`, the state `[num_rows]`; of what is done, where the callback stopped it.
 
     Raises:
+        ConfigError: it does not fit into the memory.
         OSError: the record or a checkpoint cannot be written.
         Interrupted: a signal stopped it; all that is done is saved, if there is a directory.
     """
-    programs = programs or job.compile()
+    programs = programs or job.compile_to_fit()
     session = _Session(job, programs, found)
     with session.open(loggers):
         is_finished = session.run(stop, callback)
@@ -273,8 +289,6 @@ class _Session:
         """
         if self.saved_update < self.num_updates:
             self.save()
-        if self.job.options.num_evaluations:
-            self.programs.compile_evaluation()  # now, when a signal that comes meanwhile costs nothing
         is_evaluated = self.is_evaluated() or self.evaluate(stop)  # it may have been stopped just before
         while is_evaluated and self.num_updates < self.job.num_updates and not stop.is_set:
             self.run_chunk(callback, stop)

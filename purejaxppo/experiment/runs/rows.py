@@ -129,8 +129,7 @@ class Programs:
 
     @property
     def num_bytes(self) -> int:
-        """The memory that they need, according to XLA, see `needed_bytes`."""
-        self.compile_evaluation()
+        """The memory that those need which are compiled, according to XLA, see `needed_bytes`."""
         return max(map(needed_bytes, (self._advance, self._evaluate)))
 
 

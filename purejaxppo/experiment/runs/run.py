@@ -82,7 +82,7 @@ def run(
         `(state, metrics)` like those of `train`, or of `jax.vmap(train, in_axes=(None, 0))` for many keys.
 
     Raises:
-        ConfigError: a setting cannot be used, or the directory holds something already.
+        ConfigError: a setting cannot be used, the directory holds something already, or the memory is too small.
         RunError: the directory cannot be written to.
         KeyboardInterrupt: one of these signals; the message says how far the run is.
     """
@@ -107,9 +107,10 @@ def run(
         files.sync(Path(directory).parent)
         with files.lock(Path(directory)), stop_later() as stop:
             _check_free(Path(directory), overwrite)  # again: nobody else can begin a run here now
+            programs = job.compile_to_fit()  # before anything is written, or deleted
             _begin(Path(directory), description, text)
             loop.clean(job, None)
-            state, outcome = loop.train(job, None, stop, loggers=loggers, callback=callback)
+            state, outcome = loop.train(job, None, stop, loggers=loggers, callback=callback, programs=programs)
     return _squeeze(key.ndim == 0, state, outcome.metrics)
 
 
