@@ -52,7 +52,7 @@ def find(field: str, path: str, imports: Sequence[str] = ()) -> Any:
             the field can hold.
     """
     module, _, name = path.partition(":")
-    if module in ((imports,) if isinstance(imports, str) else imports):
+    if module in _names(imports):
         _import(field, module)
     elif sys.modules.get(module) is None or field not in KINDS:
         why = f"names the module {module}, which is not imported for a file alone"
@@ -66,6 +66,20 @@ def find(field: str, path: str, imports: Sequence[str] = ()) -> Any:
     elif isinstance(value, type) or not callable(value):
         raise ConfigError.of(field, path, "a function")
     return value
+
+
+def import_all(field: str, imports: Sequence[str]) -> None:
+    """Import the modules that the user has named, which may register what the field names.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    for module in _names(imports):
+        _import(field, module)
+
+
+def _names(imports: Sequence[str]) -> Sequence[str]:
+    return (imports,) if isinstance(imports, str) else imports
 
 
 def _import(field: str, module: str) -> None:

@@ -119,6 +119,8 @@ def _object(name: str, value: Any, imports: Sequence[str]) -> Any:
     if import_paths.is_path(value):
         found = import_paths.find(name, value, imports)
         return _of_type(name, {"type": value}, imports) if name in TYPES else found
+    if name == "env" and isinstance(value, str) and value not in environments.ids():
+        import_paths.import_all(name, imports)  # one of them may register it
     return _hashable(value)
 
 

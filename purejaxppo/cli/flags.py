@@ -153,19 +153,18 @@ def _base(name: str | None, env: str | None, network: str | None, imports: Seque
     with_cwd(imports)
     config = Config() if name is None else preset(name, imports=imports)
     chosen = {"env": env, "network": network}
-    named = {field: _named(field, text) for field, text in chosen.items() if text is not None}
+    named = {field: _named(field, text, imports) for field, text in chosen.items() if text is not None}
     if network is not None and network == _name_in_flag("network", config.network):
         del named["network"]  # it has the preset's fields
     return override(config, named)
 
 
-def _named(field: str, text: Any) -> Any:
+def _named(field: str, text: Any, imports: Sequence[str] = ()) -> Any:
     """What a flag names: a module that is named on the command line is chosen by the user."""
-    if not is_path(text):
-        return text
-    module = text.partition(":")[0]
-    with_cwd([module])
-    return to_objects({field: text}, imports=[module])[field]
+    if is_path(text):
+        imports = [text.partition(":")[0]]
+        with_cwd(imports)
+    return to_objects({field: text}, imports=imports)[field]
 
 
 def with_cwd(modules: Sequence[str]) -> None:

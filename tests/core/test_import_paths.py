@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import gymnax
 import jax
 import pytest
 
@@ -223,3 +224,20 @@ def test_a_function_that_is_compiled_is_written_by_its_name():
     config = Config(lr_schedule=compiled)
     assert f'lr_schedule = "{__name__}:compiled"' in dumps(config)
     assert loads(dumps(config), imports=[__name__]) == config
+
+
+def test_an_id_that_a_named_module_registers_is_found(place):
+    name = "Registered-v0"
+    (place / "registering.py").write_text(
+        f"import gymnax\ngymnax.register({name!r}, lambda: gymnax.make('Catch-bsuite')[0])"
+    )
+    try:
+        with pytest.raises(ConfigError, match=f"unknown env '{name}'"):
+            loads(f'env = "{name}"')
+        assert "registering" not in sys.modules
+        assert loads(f'env = "{name}"', imports=["registering"]).env == name
+    finally:
+        sys.modules.pop("registering", None)
+        gymnax.registration._registry.pop(name, None)
+    with pytest.raises(ConfigError, match="env: the module nowhere cannot be imported"):
+        loads('env = "Unregistered-v0"', imports=["nowhere"])
