@@ -11,7 +11,9 @@ import pytest
 MAPS = Path("/proc/self/maps")
 MANY_MAPS = 20_000
 # Half of the time of compiling; of processes that tests begin as well.
-QUICKLY_COMPILED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+QUICKLY_COMPILED = ["--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):  # later ones refuse it
+    QUICKLY_COMPILED.append("--xla_cpu_use_fusion_emitters=false")
 # The files of the quick subset: something of everything, in half a minute.
 QUICK = (
     "test_advantages",
