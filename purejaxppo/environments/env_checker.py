@@ -21,7 +21,8 @@ from purejaxppo.settings import COUNT, check_static
 from purejaxppo.usable import are_usable
 
 SEED = 0
-LONGEST_WALK = 10_000  # steps, where no earlier time limit is told
+LONGEST_WALK = 10_000  # steps, where no time limit is told that an evaluation reaches
+LONGEST_EPISODE = 100_000  # steps, that an evaluation plays, see `evaluate`
 SHORT_LIMIT, NUM_WALKS = 3, 16  # of the walks that tell whether a time limit terminates
 
 
@@ -174,10 +175,10 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
         yield "where an episode goes on, final_observation differs from the observation"
     if not task.tells_truncation:
         yield "step gives five values: a time limit cannot be told from a termination; gymnax 1.0 gives six"
-    limit = int(min(getattr(params, "max_steps_in_episode", LONGEST_WALK), LONGEST_WALK))
-    farthest = max(num_steps, limit + 1)
+    limit = int(getattr(params, "max_steps_in_episode", LONGEST_WALK))
+    farthest = max(num_steps, (limit if limit <= LONGEST_EPISODE else LONGEST_WALK) + 1)
     if not np.any(steps.done) and not _ends_within(task, last, farthest - num_steps):
-        yield f"no episode ended in {farthest} random steps: evaluation cuts each short after 100,000"
+        yield f"no episode ended in {farthest} random steps: evaluation cuts each short after {LONGEST_EPISODE:,}"
 
 
 def _of_time_limit(env: Any, params: Any) -> Iterator[str]:
