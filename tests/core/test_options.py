@@ -81,6 +81,7 @@ CHANGES: list[dict[str, Any]] = [
     {"target_kl": 1e-5},
     {"dual_clip": 1.001},
     {"huber_delta": 0.01},
+    {"kl_coef": 5.0},
     {"reset_pool": 2},
 ]
 # What some options need in order to make a difference.
