@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ from tests.support.runs import (
     read_metrics,
     uninterrupted,
 )
-from tests.support.small import assert_trees_equal, names
+from tests.support.small import FAST_COMPILING, ROOT, assert_trees_equal, names
 
 
 @ONE_AND_MANY
@@ -68,20 +70,23 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert len((directory / files.TABLE).read_text().splitlines()) == 1 + 3 * NUM_UPDATES
 
 
-@pytest.fixture
-def _wide():
-    """With 64 bits in all threads, as checkpoints are read by others."""
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+WIDE = """
+import sys
+import numpy as np
+from purejaxppo.experiment import resume, run
+from tests.support.runs import CONFIG, KEYS, NUM_UPDATES
+run(CONFIG, KEYS[0], sys.argv[1])
+state, metrics = resume(sys.argv[1], total_timesteps=CONFIG.total_timesteps + CONFIG.batch_size)
+assert state.num_updates == NUM_UPDATES + 1
+assert np.all(np.isfinite(metrics["value_loss"]))
+"""
 
 
-@pytest.mark.usefixtures("_wide")
+@pytest.mark.long
 def test_with_64_bits_a_run_is_trained_and_goes_on(tmp_path):
-    run(CONFIG, KEYS[0], tmp_path / "run")
-    state, metrics = resume(tmp_path / "run", total_timesteps=CONFIG.total_timesteps + CONFIG.batch_size)
-    assert state.num_updates == NUM_UPDATES + 1
-    assert np.all(np.isfinite(metrics["value_loss"]))
+    """In a process of its own: what was traced with 32 bits does not fit."""
+    environment = {**os.environ, **FAST_COMPILING, "JAX_ENABLE_X64": "1"}
+    subprocess.run([sys.executable, "-c", WIDE, str(tmp_path / "run")], check=True, env=environment, cwd=ROOT)
 
 
 def test_a_run_that_does_not_fit_into_the_memory_leaves_what_is_there(tmp_path, monkeypatch):
