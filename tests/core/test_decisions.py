@@ -75,6 +75,7 @@ def learned(request):
     return config, update(config, state)[0], collect(config, state)[-1]
 
 
+@pytest.mark.few(2)
 def test_decisions_are_the_steps_with_more_than_one_action(learned):
     config, _, batch = learned
     expected = is_choice(config.env, batch.obs)
@@ -82,6 +83,7 @@ def test_decisions_are_the_steps_with_more_than_one_action(learned):
     np.testing.assert_array_equal(batch.weight, expected)
 
 
+@pytest.mark.few(2)
 def test_all_but_the_value_is_as_if_only_decisions_had_been_seen(learned):
     config, state, batch = learned
     decisions = jax.tree.map(lambda leaf: leaf[is_choice(config.env, batch.obs)], batch._replace(weight=()))

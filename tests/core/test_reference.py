@@ -59,6 +59,7 @@ def ppo_reset(networks, memory, done):
     return jax.tree.map(lambda leaf, first: jnp.where(done[:, None], first, leaf), memory, networks.initial_memory)
 
 
+@pytest.mark.few(2)
 def test_straying_costs_reward_and_is_summed_over_episodes(run):
     config, states = run
     so_far, memory = np.zeros(config.num_envs), states[0].runners.memory
@@ -87,6 +88,7 @@ def test_straying_costs_reward_and_is_summed_over_episodes(run):
         np.testing.assert_allclose(target, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.few(2)
 def test_the_reference_does_not_move(run):
     _, states = run
     for state in states:
