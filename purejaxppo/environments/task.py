@@ -16,6 +16,7 @@ import numpy as np
 from gymnax.environments.environment import Environment as GymnaxEnvironment
 from jax import Array
 
+from purejaxppo._jit import compile
 from purejaxppo.distributions import ONLY_CHOICES_ARE_MASKED
 from purejaxppo.environments import spaces
 from purejaxppo.environments.base import name_of, owner_of
@@ -138,9 +139,15 @@ class Task:
             return True
         if self.num_observations is None:
             return False
+
+        def decides() -> Array:
+            return jnp.all(jax.vmap(self.decides)(jnp.arange(self.num_observations)))
+
+        if any(isinstance(const, jax.core.Tracer) for const in jax.make_jaxpr(decides)().consts):
+            return False  # it depends on parameters that are traced
+        program = compile(jax.jit(decides))  # at once: one operation after the other would take half a second
         with jax.ensure_compile_time_eval():
-            decides = jnp.all(jax.vmap(self.decides)(jnp.arange(self.num_observations)))
-        return not isinstance(decides, jax.core.Tracer) and bool(decides)  # parameters may be traced
+            return bool(program())
 
     def _as_given_by(self, env: Any, obs: Any) -> Any:
         """An observation as an environment under wrappers gave it: a wrapper may have flattened it."""
