@@ -12,6 +12,7 @@ from purejaxppo._jit import jit
 from purejaxppo.acting import Policy, Runner, start
 from purejaxppo.config import Config
 from purejaxppo.environments import Task
+from purejaxppo.environments.task import MAX_STEPS
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import check_key
 from purejaxppo.numerics import add
@@ -22,7 +23,6 @@ from purejaxppo.usable import usable
 # Folded into the evaluation's key, so that a key which also trained gives other random numbers here. Training splits
 # keys, which is folding in small numbers.
 EVALUATION = 0x6576616C
-MAX_STEPS = 100_000  # of an episode that is played to evaluate
 
 
 class Evaluation(NamedTuple):

@@ -64,7 +64,9 @@ def minimize(
         ConfigError: an argument is not what it must be.
     """
     check_key(key)
-    _check_functions(loss=loss, prepare=prepare, permutation=permutation, **({} if stop is None else {"stop": stop}))
+    _check_functions(loss=loss, prepare=prepare, permutation=permutation)
+    if stop is not None:
+        _check_functions(stop=stop)
     _check_optimizer(optimizer, params, opt_state)
     num_epochs = check_static("num_epochs", num_epochs, COUNT)
     num_samples = _num_samples(batch)

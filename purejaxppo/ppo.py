@@ -174,11 +174,8 @@ def collect(
     acting = {"initial_memory": networks.initial_memory, "reset_pool": config.reset_pool, "info": config.info}
     runners, t = rollout(task, act, before, key, num_steps=config.num_steps, **acting)
     value, next_value = networks.values(agent, t, before, runners, piece=piece)
-    learned, scale, reference = (
-        t if reward is None else t._replace(reward=reward(t)),
-        state.reward_scale,
-        state.reference,
-    )
+    learned = t if reward is None else t._replace(reward=reward(t))
+    scale, reference = state.reward_scale, state.reference
     if config.kl_coef is not None:
         ratio = log_ratio(networks, agent, reference, t, before, piece=piece)
         learned = learned._replace(reward=learned.reward - config.kl_coef * ratio)
@@ -267,10 +264,11 @@ def finish(config: Config, state: TrainState, transitions: Transition, metrics: 
     metrics = metrics | episodes | {"num_episodes": num_episodes, "num_unusable": num_unusable}
     if config.kl_coef is not None:
         metrics["regularised_return"] = episodes["episode_return"] - config.kl_coef * episodes["kl"]
+    networks = bind(config)
     if config.exact_return:
-        metrics["expected_return"] = bind(config).expected_return(state.agent)
+        metrics["expected_return"] = networks.expected_return(state.agent)
     if config.exact_return and config.kl_coef is not None:
-        metrics["gap"] = gap(bind(config), state.agent, state.reference, config.kl_coef, config.gamma)
+        metrics["gap"] = gap(networks, state.agent, state.reference, config.kl_coef, config.gamma)
     return state, metrics
 
 

@@ -185,9 +185,10 @@ def _type_table(name: str, value: Any) -> dict[str, Any]:
     table = {"type": ours[0] if ours else import_paths.path_of(name, kind)}
     for field in own_fields(value):
         own = getattr(value, field.name)
-        if own is field.default and not isinstance(own, bool | int | float | str | tuple | list):
+        is_plain = isinstance(own, bool | int | float | str | tuple | list)
+        if not is_plain and own is field.default:
             continue  # None, a dtype, an activation: the class knows it
-        if not isinstance(own, bool | int | float | str | tuple | list | FunctionType):
+        if not (is_plain or isinstance(own, FunctionType)):
             raise ConfigError.of(f"{name}.{field.name}", own, "a number, a word, a switch or a sequence of such")
         table[field.name] = _plain(f"{name}.{field.name}", own)
     return table

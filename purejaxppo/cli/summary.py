@@ -12,7 +12,8 @@ from rich.console import Console
 from purejaxppo.algorithms import PPO
 from purejaxppo.config import Config
 from purejaxppo.environments import GridWorld, make
-from purejaxppo.evaluation import MAX_STEPS, act
+from purejaxppo.environments.task import MAX_STEPS
+from purejaxppo.evaluation import act
 from purejaxppo.experiment.pictures.terminal import map_text
 from purejaxppo.experiment.reports.statistics import in_words, summarize
 from purejaxppo.ppo import TrainState, bind

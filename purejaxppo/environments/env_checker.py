@@ -14,7 +14,7 @@ from jax import Array
 from purejaxppo.distributions import bounds_of, is_out_of_reach
 from purejaxppo.environments import spaces
 from purejaxppo.environments.base import check_unchanged
-from purejaxppo.environments.task import Task
+from purejaxppo.environments.task import MAX_STEPS, Task
 from purejaxppo.errors import ConfigError
 from purejaxppo.keys import is_key
 from purejaxppo.settings import COUNT, check_static
@@ -22,7 +22,6 @@ from purejaxppo.usable import are_usable
 
 SEED = 0
 LONGEST_WALK = 10_000  # steps, where no time limit is told that an evaluation reaches
-LONGEST_EPISODE = 100_000  # steps, that an evaluation plays, see `evaluate`
 SHORT_LIMIT, NUM_WALKS = 3, 16  # of the walks that tell whether a time limit terminates
 
 
@@ -176,9 +175,9 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
     if not task.tells_truncation:
         yield "step gives five values: a time limit cannot be told from a termination; gymnax 1.0 gives six"
     limit = int(getattr(params, "max_steps_in_episode", LONGEST_WALK))
-    farthest = max(num_steps, (limit if limit <= LONGEST_EPISODE else LONGEST_WALK) + 1)
+    farthest = max(num_steps, (limit if limit <= MAX_STEPS else LONGEST_WALK) + 1)
     if not np.any(steps.done) and not _ends_within(task, last, farthest - num_steps):
-        yield f"no episode ended in {farthest} random steps: evaluation cuts each short after {LONGEST_EPISODE:,}"
+        yield f"no episode ended in {farthest} random steps: evaluation cuts each short after {MAX_STEPS:,}"
 
 
 def _of_time_limit(env: Any, params: Any) -> Iterator[str]:

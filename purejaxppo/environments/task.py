@@ -25,6 +25,8 @@ from purejaxppo.errors import ConfigError, unknown_name
 from purejaxppo.planning import TabularModel
 from purejaxppo.usable import are_usable, usable
 
+MAX_STEPS = 100_000  # of an episode that is played to evaluate
+
 
 class Step(NamedTuple):
     """One transition of one environment that resets itself."""
