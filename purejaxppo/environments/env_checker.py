@@ -1,6 +1,7 @@
 """Check a custom environment."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -174,8 +175,8 @@ def _of_walk(env: Any, params: Any, num_steps: int) -> Iterator[str]:
         yield "where an episode goes on, final_observation differs from the observation"
     if not task.tells_truncation:
         yield "step gives five values: a time limit cannot be told from a termination; gymnax 1.0 gives six"
-    limit = int(getattr(params, "max_steps_in_episode", LONGEST_WALK))
-    farthest = max(num_steps, (limit if limit <= MAX_STEPS else LONGEST_WALK) + 1)
+    limit = getattr(params, "max_steps_in_episode", LONGEST_WALK)  # may be infinite
+    farthest = max(num_steps, (int(limit) if limit <= MAX_STEPS else LONGEST_WALK) + 1)
     if not np.any(steps.done) and not _ends_within(task, last, farthest - num_steps):
         yield f"no episode ended in {farthest} random steps: evaluation cuts each short after {MAX_STEPS:,}"
 
@@ -186,7 +187,7 @@ def _of_time_limit(env: Any, params: Any) -> Iterator[str]:
     if own is None or not Task(env, params).tells_truncation:
         return
     replace: Any = getattr(params, "_replace", partial(dataclasses.replace, params))
-    limits = SHORT_LIMIT, max(int(own), LONGEST_WALK)
+    limits = SHORT_LIMIT, LONGEST_WALK if own == math.inf else max(int(own), LONGEST_WALK)
     cut, uncut = (_first_ends(Task(env, replace(max_steps_in_episode=limit))) for limit in limits)
     if np.any(cut[0] & ~uncut[1]):
         why = "so nothing is expected after it; leave it to is_truncated"

@@ -375,6 +375,7 @@ def test_boxes_around_0_are_in_reach(low, high):
         (Endless(), 40, ["in 41 "]),
         (Endless(), 1, ["in 5 "]),
         (Endless(), 1_000_000, ["in 10001 "]),
+        (Endless(), float("inf"), ["in 10001 "]),
     ],
 )
 def test_it_walks_on_to_the_time_limit(env, limit, said):
