@@ -18,6 +18,7 @@ from purejaxppo.settings import COUNT, Constraint, Settings, check_static, trace
 
 END = 0  # the token that ends a response
 MAX_PREFIXES = 2**20
+LENGTH = Constraint("an integer >= 1 and <= 2**10", lambda x: (x >= 1) & (x <= 2**10), number=int)
 SEVERAL = Constraint("an integer >= 2 and <= 2**20", lambda x: (x >= 2) & (x <= 2**20), number=int)
 
 # From the tokens of a response `[T]`, int32, filled up with `END`, and the parameters of the score, to a number.
@@ -58,7 +59,7 @@ class TokenTree(Environment):
 
     Attributes:
         num_tokens: the vocabulary's size, the end included.
-        length: of the longest response, in tokens.
+        length: of the longest response, in tokens, at most 1,024.
         score: a module-level function from the tokens of a response `[length]`, int32, filled up with 0, and
             `TokenTreeParams.score_params` to a number; by default how often a token is larger than the one before.
 
@@ -72,15 +73,12 @@ class TokenTree(Environment):
 
     def __post_init__(self) -> None:
         check_static("num_tokens", self.num_tokens, SEVERAL)
-        check_static("length", self.length, COUNT)
+        check_static("length", self.length, LENGTH)
         if not callable(self.score):
             raise ConfigError.of("score", self.score, "a module-level function from tokens and parameters to a number")
-        count = 0
-        for size in range(self.length):
-            count += (self.num_tokens - 1) ** size
-            if count > MAX_PREFIXES:
-                allowed = f"smaller, as num_tokens={self.num_tokens} make more than 2**20 prefixes"
-                raise ConfigError.of("length", self.length, allowed)
+        if sum((self.num_tokens - 1) ** size for size in range(self.length)) > MAX_PREFIXES:
+            allowed = f"smaller, as num_tokens={self.num_tokens} make more than 2**20 prefixes"
+            raise ConfigError.of("length", self.length, allowed)
 
     @property
     def name(self) -> str:

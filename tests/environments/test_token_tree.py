@@ -92,9 +92,17 @@ def test_a_score_of_ones_own_is_written_and_read():
         tables.loads(text)
 
 
-@pytest.mark.parametrize("values", [{"num_tokens": 1}, {"num_tokens": 2.5}, {"length": 0}, {"length": 17}])
+@pytest.mark.parametrize(
+    "values", [{"num_tokens": 1}, {"num_tokens": 2.5}, {"length": 0}, {"length": 17}, {"length": 2**31 - 1}]
+)
 def test_a_tree_has_two_tokens_and_a_million_prefixes(values):
     assert refused(TokenTree, **values)
+
+
+def test_a_tree_that_does_not_branch_is_not_deep_without_end():
+    assert TokenTree(2, 2**10).observation_space().n == 2**10
+    with pytest.raises(ConfigError, match=r"length=1025: must be an integer >= 1 and <= 2\*\*10"):
+        TokenTree(2, 2**10 + 1)
 
 
 def test_a_score_is_a_function():
