@@ -81,6 +81,7 @@ def test_other_environments_get_the_pictures_that_need_no_map(tmp_path, capsys, 
     check_images(tmp_path / "new")
 
 
+@pytest.mark.long
 def test_a_run_in_which_no_episode_ends_is_drawn_too(tmp_path, monkeypatch):
     monkeypatch.setattr(animations, "can_draw", lambda env: False)
     for name in ("surrogate", "ratio_histograms"):

@@ -133,6 +133,7 @@ OWN = ["--env", "my_module:Env", "--network", "my_module:Net", "--network.width"
 OWN_SIZES = SMALL[: SMALL.index("--network.hidden-sizes")]
 
 
+@pytest.mark.long
 def test_a_run_of_ones_own_module_is_resumed_and_used_with_the_import_only(tmp_path, capsys, monkeypatch):
     programs.write(tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")

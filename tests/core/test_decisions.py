@@ -138,6 +138,7 @@ class Narrowing(GridWorld):
         return jnp.where(params.max_steps_in_episode == 5, mask & (jnp.cumsum(mask) == 1), mask)
 
 
+@pytest.mark.long
 def test_a_mask_may_depend_on_parameters_that_are_mapped_over():
     env = Narrowing("treasure")
     config = Config(env=env, **SIZES)

@@ -179,6 +179,7 @@ def test_the_divergence_of_episodes_is_the_exact_one():
     assert expected > 8 * error
 
 
+@pytest.mark.long
 def test_prices_are_mapped_over():
     config = EXACT.replace(total_timesteps=8 * 16 * 2)
     prices = jnp.array([0.1, 2.0])

@@ -116,6 +116,7 @@ def test_a_runner_that_fails_says_why(tmp_path, definitions, steps, timeout, rea
             peer.ask(0)
 
 
+@pytest.mark.long
 def test_peer_that_cannot_be_installed(tmp_path, monkeypatch):
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements" / "rejax.txt").write_text(f"{tmp_path}/missing.whl\n")  # a file: needs no network

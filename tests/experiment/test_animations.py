@@ -254,6 +254,7 @@ def test_gymnax_draws_its_own(env, monkeypatch, tmp_path):
         assert (picture.format, picture.n_frames) == ("GIF", 4)
 
 
+@pytest.mark.long
 def test_gymnax_draws_one_episode_only(tmp_path):
     config = small("Catch-bsuite")
     animations.animate_episode(config, init(config, KEY), KEY, tmp_path / "a.gif")

@@ -188,6 +188,7 @@ def test_a_sweep_of_an_own_environment_and_network_stops_goes_on_and_is_loaded(p
     assert [row.name for row in report(found, num_resamples=50).rows] == [trial.name for trial in expected]
 
 
+@pytest.mark.long
 def test_without_the_import_a_sweep_is_refused_and_nothing_is_imported(place, tmp_path):
     swept(tmp_path / "sweep")
     as_elsewhere(place)

@@ -113,6 +113,7 @@ def test_a_callback_stops_a_run(tmp_path):
     check_same(tmp_path, resume(tmp_path, callback=lambda progress: None), KEYS, EVALUATED)
 
 
+@pytest.mark.long
 def test_a_callback_stops_a_sweep(tmp_path):
     options = EVALUATED.replace(num_evaluations=1)
     arguments = {"num_seeds": 2, "over": {"lr": [1e-3, 1e-2]}, "directory": tmp_path, "options": options}

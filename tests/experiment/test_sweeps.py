@@ -75,6 +75,7 @@ def test_a_trial_is_what_training_gives(trials):
     assert len({score for trial in trials for score in trial.scores.tolist()}) > 2
 
 
+@pytest.mark.long
 def test_combinations_are_evaluated_on_the_same_episodes():
     """Those of a seed; and in no episode is anything drawn that training has drawn."""
     config = CONFIG.replace(env="CartPole-v1")
